@@ -1,0 +1,155 @@
+"""The Qwen3 dense decoder over packed sequences: token ids [T] -> hidden states [T, D].
+
+RMSNorm, rotary positions, grouped-query attention with per-head q/k norm, SwiGLU, no bias, no language-model head.
+Parameter names and numerics are those of `Qwen3Model` in transformers (which is the oracle of the tests), so a
+published `model.safetensors` loads without a key map.
+
+Shapes: T tokens of the pack, N sequences, D hidden size. Cost: 2 * non-embedding parameters FLOP per token, plus
+attention; memory in training grows with T * layers unless `checkpoint_activations` is set. On a CPU the same call in
+the same process configuration gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from f2llm.model.attention import AttentionPlan
+from f2llm.model.sizes import Shape
+
+INIT_STD = 0.02
+Rope = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised, rotated queries and keys."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.head_dim = shape.head_dim
+        inner, kv_inner = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.q_proj = nn.Linear(shape.hidden, inner, bias=False)
+        self.k_proj = nn.Linear(shape.hidden, kv_inner, bias=False)
+        self.v_proj = nn.Linear(shape.hidden, kv_inner, bias=False)
+        self.o_proj = nn.Linear(inner, shape.hidden, bias=False)
+        self.q_norm = RMSNorm(shape.head_dim, shape.rms_eps)
+        self.k_norm = RMSNorm(shape.head_dim, shape.rms_eps)
+
+    def forward(self, x: Tensor, rope: Rope, plan: AttentionPlan) -> Tensor:
+        by_head = (x.shape[0], -1, self.head_dim)
+        query = rotate(self.q_norm(self.q_proj(x).view(by_head)), rope)
+        key = rotate(self.k_norm(self.k_proj(x).view(by_head)), rope)
+        out: Tensor = self.o_proj(plan.attend(query, key, self.v_proj(x).view(by_head)))
+        return out
+
+
+class MLP(nn.Module):
+    """SwiGLU; the input of `down_proj` is the activation that pruning scores."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.hidden, shape.mlp, bias=False)
+        self.up_proj = nn.Linear(shape.hidden, shape.mlp, bias=False)
+        self.down_proj = nn.Linear(shape.mlp, shape.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each behind a norm and beside the residual stream."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.self_attn = Attention(shape)
+        self.mlp = MLP(shape)
+        self.input_layernorm = RMSNorm(shape.hidden, shape.rms_eps)
+        self.post_attention_layernorm = RMSNorm(shape.hidden, shape.rms_eps)
+
+    def forward(self, h: Tensor, rope: Rope, plan: AttentionPlan) -> Tensor:
+        h = h + self.self_attn(self.input_layernorm(h), rope, plan)
+        out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
+        return out
+
+
+class Decoder(nn.Module):
+    """The whole model; `checkpoint_activations` recomputes each layer in the backward pass to save memory."""
+
+    def __init__(self, shape: Shape, *, checkpoint_activations: bool = False) -> None:
+        super().__init__()
+        shape.validate()
+        self.shape = shape
+        self.checkpoint_activations = checkpoint_activations
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.norm = RMSNorm(shape.hidden, shape.rms_eps)
+
+    def forward(self, input_ids: Tensor, cu_seqlens: Tensor | Sequence[int]) -> Tensor:
+        """Hidden states [T, D] after the final norm, for ids [T] in sequences bounded by `cu_seqlens` [N+1]."""
+        plan = AttentionPlan.from_cu_seqlens(boundaries(cu_seqlens))
+        if plan.tokens != input_ids.shape[0]:
+            raise ValueError(f"cu_seqlens ends at {plan.tokens}, but the pack holds {input_ids.shape[0]} tokens")
+        h: Tensor = self.embed_tokens(input_ids)
+        rope = rotary(plan.positions(h.device), self.shape, h.dtype)
+        recompute = self.checkpoint_activations and torch.is_grad_enabled()
+        for layer in self.layers:
+            h = checkpoint(layer, h, rope, plan, use_reentrant=False) if recompute else layer(h, rope, plan)
+        out: Tensor = self.norm(h)
+        return out
+
+    @staticmethod
+    def pool(h: Tensor, cu_seqlens: Tensor | Sequence[int]) -> Tensor:
+        """[N, D] hidden state at the last token of each sequence, not normalised."""
+        ends = torch.as_tensor(cu_seqlens, device=h.device)[1:] - 1
+        return h.index_select(0, ends)
+
+    def init_weights(self, seed: int) -> None:
+        """Fill matrices from a normal distribution of std 0.02 and norms with one, as Qwen3 does; decided by `seed`."""
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                nn.init.ones_(parameter)
+            else:
+                values = torch.empty(parameter.shape).normal_(0.0, INIT_STD, generator=generator)
+                with torch.no_grad():
+                    parameter.copy_(values)
+
+
+def boundaries(cu_seqlens: Tensor | Sequence[int]) -> list[int]:
+    """`cu_seqlens` as plain integers."""
+    values: list[int] = cu_seqlens.tolist() if isinstance(cu_seqlens, Tensor) else list(cu_seqlens)
+    return values
+
+
+def rotary(positions: Tensor, shape: Shape, dtype: torch.dtype) -> Rope:
+    """Cosines and signed sines [T, 1, head_dim] of the rotary embedding (RoFormer, section 3.2), for `rotate`."""
+    exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32, device=positions.device) / shape.head_dim
+    angles = positions[:, None].float() * (1.0 / shape.rope_theta**exponents)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1)[:, None].to(dtype), torch.cat([-sin, sin], -1)[:, None].to(dtype)
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotate x [T, heads, head_dim]; halves of a head are paired, as in Llama and Qwen.
+
+    The sign of the half that turns negative sits in the sines, so swapping halves is a plain roll.
+    """
+    cos, sin = rope
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
