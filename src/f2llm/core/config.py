@@ -1,0 +1,296 @@
+"""The recipe: one TOML file that describes a whole family of models, checked completely before any work starts.
+
+`load_recipe` parses, applies `--set` overrides, validates types (unknown key = error) and then the relations between
+fields. Every complaint is a ConfigError that names the file, the line, the field, the value and the fix.
+Paths in a recipe are relative to the recipe file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from f2llm.core.errors import ConfigError
+from f2llm.core.toml_lines import KeyPath, find_line, key_lines
+from f2llm.core.types import TaskType
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class TokenizerConfig(Section):
+    """Either `path` (a tokenizer.json or a directory) or `vocab_size` (train byte-level BPE on the training texts)."""
+
+    path: str | None = None
+    vocab_size: Annotated[int, Field(ge=300)] | None = None
+    max_seq_length: Annotated[int, Field(ge=8)] = 1024
+
+
+class SourceConfig(Section):
+    """One data source: which converter reads it, in which stages it trains, and the instruction of its queries."""
+
+    id: Name
+    converter: str
+    task_type: TaskType
+    path: str | None = None
+    stages: list[Literal[1, 2]] = [2]
+    instruction: str | None = None
+    symmetric: bool = False
+    max_rows: Positive | None = None
+    evaluate: bool = True
+    eval_doc_lang: str | None = None
+    options: dict[str, Any] = {}
+
+
+class CleanConfig(Section):
+    min_chars: Positive = 1
+    max_chars: Positive = 20_000
+    held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
+    decontaminate: Literal["drop_train", "drop_eval"] = "drop_train"
+    eval_per_language: Positive = 200
+    never_hold_out: list[str] = []
+
+
+class MineConfig(Section):
+    """Hard negatives: rank window, absolute score ceiling, margin to the positive (F2LLM v1, section 3.2)."""
+
+    per_query: Positive = 24
+    skip_top: Annotated[int, Field(ge=0)] = 5
+    top_k: Positive = 100
+    max_score: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    relative_margin: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+
+
+class StageConfig(Section):
+    """How long and in which batches a stage trains; a model may override single fields."""
+
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: Positive | None = None
+    global_batch: Annotated[int, Field(ge=2)] = 512
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    hard_negatives: Positive = 7
+    clustering_hard_negatives: Positive = 9
+
+
+class StageOverride(Section):
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    max_steps: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class TrainingConfig(Section):
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    matryoshka_min_dim: Positive | None = 8
+    distill_weight: Annotated[float, Field(ge=0)] = 1.0
+    symmetric_instruction_share: Share = 0.3
+    mask_duplicates: bool = False
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-7
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.9, 0.98]
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch_tokens: Positive = 16_384
+    checkpoint_every: Positive = 500
+    keep_checkpoints: Annotated[int, Field(ge=0)] = 3
+    stage1: StageConfig = StageConfig()
+    stage2: StageConfig = StageConfig()
+
+
+class SizeConfig(Section):
+    """A shape of the decoder; the eight sizes of the paper are known by name and need no entry."""
+
+    hidden: Positive
+    layers: Positive
+    mlp: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    rope_theta: Annotated[float, Field(gt=0)] = 1_000_000.0
+
+
+class PruneConfig(Section):
+    calibration_texts: Positive = 2000
+    norm: Literal["l1", "l2"] = "l2"
+
+
+class ModelConfig(Section):
+    """A model of the family or an ablation.
+
+    `init`: "random", "prune:NAME" (from the stage-1 weights of NAME), or the path of a Qwen3 directory.
+    """
+
+    name: Name
+    size: str
+    init: str = "random"
+    stages: Annotated[list[Literal[1, 2]], Field(min_length=1)] = [1, 2]
+    teacher: str | None = None
+    role: Literal["family", "ablation"] = "family"
+    stage1: StageOverride = StageOverride()
+    stage2: StageOverride = StageOverride()
+
+    @property
+    def pruned_from(self) -> str | None:
+        return self.init.removeprefix("prune:") if self.init.startswith("prune:") else None
+
+
+class ComparisonConfig(Section):
+    """A pair of models that the report sets side by side."""
+
+    title: str
+    a: str
+    b: str
+
+
+class ReportConfig(Section):
+    default_model: str
+    comparisons: list[ComparisonConfig] = []
+    searches: list[str] = []
+
+
+class Recipe(Section):
+    name: Name
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    tokenizer: TokenizerConfig
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    clean: CleanConfig = CleanConfig()
+    mine: MineConfig = MineConfig()
+    training: TrainingConfig = TrainingConfig()
+    sizes: dict[str, SizeConfig] = {}
+    prune: PruneConfig = PruneConfig()
+    models: Annotated[list[ModelConfig], Field(min_length=1)]
+    report: ReportConfig
+
+    def model(self, name: str) -> ModelConfig:
+        return next(model for model in self.models if model.name == name)
+
+    def stage(self, model: ModelConfig, stage: int) -> StageConfig:
+        """The settings of a stage with the model's own overrides applied."""
+        base, override = (
+            (self.training.stage1, model.stage1) if stage == 1 else (self.training.stage2, model.stage2)
+        )  # fmt: skip
+        return base.model_copy(update=override.model_dump(exclude_none=True))
+
+
+class RecipeFile:
+    """A recipe's text with the places of its keys; raises ConfigErrors that name the line."""
+
+    def __init__(self, path: Path, overrides: list[str]) -> None:
+        self.path = path
+        try:
+            self.text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"the recipe {path} is not UTF-8 text") from None
+        try:
+            self.data = tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        self.lines = key_lines(self.text)
+        self.overridden: set[KeyPath] = {apply_override(self.data, override) for override in overrides}
+
+    def fail(self, where: KeyPath, problem: str) -> ConfigError:
+        """A ConfigError about the key at `where`."""
+        field = ".".join(str(part) for part in where)
+        if any(where[: len(path)] == path for path in self.overridden):
+            return ConfigError(f"--set {field}: {problem}")
+        line = find_line(self.lines, where)
+        place = f"{self.path}, line {line}" if line else str(self.path)
+        return ConfigError(f"{place}: {field}: {problem}" if field else f"{place}: {problem}")
+
+    def resolve(self, path: str) -> Path:
+        """A path written in the recipe, relative to the recipe file."""
+        return (self.path.parent / path).resolve()
+
+
+def load_recipe(path: Path | str, overrides: list[str] | None = None) -> tuple[Recipe, RecipeFile]:
+    """Read and validate the types of a recipe; relations between fields are checked by `f2llm.pipeline`."""
+    file = RecipeFile(Path(path), overrides or [])
+    try:
+        return Recipe.model_validate(file.data), file
+    except ValidationError as error:
+        raise _explain(file, error) from None
+
+
+def _explain(file: RecipeFile, error: ValidationError) -> ConfigError:
+    """The first of pydantic's complaints as one sentence with its line, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    where: KeyPath = first["loc"]
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_fields_at(where[:-1])))
+        message = f"unknown key {where[-1]!r}; known keys here: {known}"
+    elif first["type"] == "missing":
+        message = "this key is required and missing"
+    else:
+        message = f"{first['msg'][0].lower()}{first['msg'][1:]}, but it is {first['input']!r}"
+    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return file.fail(where, message + more)
+
+
+def _fields_at(path: KeyPath) -> list[str]:
+    """Names of the fields of the section at `path`."""
+    section: Any = Recipe
+    for part in path:
+        if isinstance(part, int) or not hasattr(section, "model_fields"):
+            continue
+        field = section.model_fields.get(part)
+        if field is None:  # a free name, as in [sizes.NAME]
+            continue
+        section = _inner_section(field.annotation)
+    return list(section.model_fields)
+
+
+def _inner_section(annotation: Any) -> Any:
+    """The Section class inside an annotation such as list[SourceConfig] or dict[str, SizeConfig]."""
+    while not hasattr(annotation, "model_fields"):
+        annotation = annotation.__args__[-1]
+    return annotation
+
+
+def apply_override(data: dict[str, Any], override: str) -> KeyPath:
+    """Apply one `--set a.b=value`; list entries are chosen by index or by their name or id. Returns the key's path."""
+    key, sign, raw = override.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set {override!r}: write it as key=value, for example --set training.stage1.max_steps=50")
+    parts = key.strip().split(".")
+    path: KeyPath = ()
+    node: Any = data
+    for part in parts[:-1]:
+        step = _index(node, part, override)
+        path = (*path, step)
+        node = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"--set {override!r}: {part!r} is a value, it has no keys inside")
+    last = _index(node, parts[-1], override)
+    node[last] = _toml_value(raw)
+    return (*path, last)
+
+
+def _index(node: Any, part: str, override: str) -> str | int:
+    if isinstance(node, dict):
+        return part
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    names = [entry.get("name", entry.get("id")) if isinstance(entry, dict) else None for entry in node]
+    if part in names:
+        return names.index(part)
+    known = ", ".join(str(name) for name in names if name) or f"0 to {len(node) - 1}"
+    raise ConfigError(f"--set {override!r}: there is no entry {part!r}; entries: {known}")
+
+
+def _toml_value(raw: str) -> Any:
+    """Parse as a TOML value; what is none is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw

@@ -1,0 +1,95 @@
+"""Examples on disk: one zstd parquet file per source, one column per field of `Example`.
+
+Reading and writing stream by row groups of 8,192 rows, so memory does not grow with the file. A file is written whole
+or not at all. Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from f2llm.core.errors import DataError
+from f2llm.core.files import atomic_path
+from f2llm.core.types import Example
+
+ROW_GROUP = 8192
+FIELDS = tuple(field.name for field in fields(Example))
+_LISTS = ("negatives", "groups")
+SCHEMA = pa.schema([(name, pa.list_(pa.string()) if name in _LISTS else pa.string()) for name in FIELDS])
+
+
+def write_examples(path: Path | str, examples: Iterable[Example]) -> int:
+    """Write `examples` atomically and return their number; nothing is left behind when the iterable fails."""
+    count, stream = 0, iter(examples)
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        while group := list(islice(stream, ROW_GROUP)):
+            writer.write_table(_table(group))
+            count += len(group)
+    return count
+
+
+def read_examples(path: Path | str) -> Iterator[Example]:
+    """Yield the examples of a file in order; a missing, damaged or foreign file is a DataError."""
+    with _explained(path), pq.ParquetFile(path) as file:
+        _check_columns(path, file.schema_arrow)
+        for batch in file.iter_batches(ROW_GROUP):
+            for row in zip(*(batch.column(name).to_pylist() for name in FIELDS), strict=True):
+                yield _example(dict(zip(FIELDS, row, strict=True)))
+
+
+def count_examples(path: Path | str) -> int:
+    """The number of rows, from the file's footer."""
+    with _explained(path), pq.ParquetFile(path) as file:
+        _check_columns(path, file.schema_arrow)
+        return int(file.metadata.num_rows)
+
+
+def _table(group: list[Example]) -> pa.Table:
+    try:
+        return _columns(group, lambda text: text)
+    except UnicodeEncodeError:
+        return _columns(group, scrub_surrogates)
+
+
+def scrub_surrogates(text: str) -> str:
+    """Replace each lone surrogate by U+FFFD."""
+    return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+
+
+def _columns(group: list[Example], mend: Any) -> pa.Table:
+    def column(name: str) -> pa.Array:
+        values = [getattr(example, name) for example in group]
+        if name in _LISTS:
+            return pa.array([[mend(text) for text in value] for value in values], SCHEMA.field(name).type)
+        return pa.array([None if value is None else mend(value) for value in values], pa.string())
+
+    return pa.Table.from_arrays([column(name) for name in FIELDS], schema=SCHEMA)
+
+
+def _example(row: dict[str, Any]) -> Example:
+    return Example(**row | {name: tuple(row[name]) for name in _LISTS})
+
+
+def _check_columns(path: Path | str, schema: pa.Schema) -> None:
+    if not schema.equals(SCHEMA):
+        wrong = [name for name in FIELDS if name not in schema.names] or ["of another type or order"]
+        raise DataError(f"{path} does not hold examples (columns missing: {', '.join(wrong)}); run the convert step again")
+
+
+@contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; run the step that writes it") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is damaged or not a parquet file ({reason}); delete it and run the step again") from None

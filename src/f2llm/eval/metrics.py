@@ -1,0 +1,115 @@
+"""The measures of the evaluation: nDCG@10, accuracy, V-measure, averages over languages, paired bootstrap.
+
+Equal similarities are scored by their expectation over all orders of the tie, as scikit-learn does, so a model that
+gives every document the same vector (or a baseline that shares no character with any document) gets chance, not luck.
+Cost: two comparisons per similarity and relevant document; no sorting. Limit: relevance is binary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from f2llm.core.extras import optional
+
+Floats = npt.NDArray[np.floating]
+TIE = 1e-6  # similarities this close are a tie: float32 products of equal vectors differ in the last bits
+MIN_TEXTS, MIN_LABELS = 5, 2  # below this a language's clustering score says nothing
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the relevant documents of a batch of queries stand; three arrays with one entry per relevant document.
+
+    `row` is the query, `above` the number of documents with a higher score, `tied` the number with the same score
+    (the document itself included).
+    """
+
+    row: npt.NDArray[np.intp]
+    above: npt.NDArray[np.intp]
+    tied: npt.NDArray[np.intp]
+
+
+def places(scores_BN: Floats, relevant: Sequence[Sequence[int]]) -> Places:
+    """Find the place of every relevant document: `scores_BN` [queries, documents], `relevant` one index list per query."""
+    row = np.repeat(np.arange(len(relevant)), [len(columns) for columns in relevant])
+    column = np.fromiter((c for columns in relevant for c in columns), dtype=np.intp, count=len(row))
+    own = scores_BN[row, column][:, None]
+    rows = scores_BN if len(row) == len(scores_BN) and (np.diff(row) == 1).all() else scores_BN[row]
+    above = np.count_nonzero(rows > own + TIE, axis=1)
+    return Places(row, above, np.count_nonzero(rows >= own - TIE, axis=1) - above)
+
+
+def ndcg_at_k(found: Places, relevant: Sequence[Sequence[int]], k: int = 10) -> Floats:
+    """Normalised discounted cumulative gain of the first `k` places, binary relevance; [queries], each in 0..1."""
+    counts = np.array([len(columns) for columns in relevant])
+    longest = int(max((found.above + found.tied).max(initial=0), counts.max(initial=0), k))
+    discounts = 1 / np.log2(np.arange(longest) + 2)
+    discounts[k:] = 0
+    gained = np.concatenate([[0.0], np.cumsum(discounts)])
+    gain = (gained[found.above + found.tied] - gained[found.above]) / found.tied
+    return np.bincount(found.row, gain, minlength=len(relevant)) / gained[np.maximum(counts, 1)]
+
+
+def accuracy_at_1(found: Places, relevant: Sequence[Sequence[int]]) -> Floats:
+    """Chance that the first document is relevant; [queries], 0 or 1 except at ties."""
+    return np.bincount(found.row, np.where(found.above == 0, 1 / found.tied, 0.0), minlength=len(relevant))
+
+
+def pair_accuracy(right_N: Floats, wrong_N: Floats) -> Floats:
+    """1 where the right label scores higher than the wrong one, 0.5 at a tie, else 0; [N]."""
+    gap = right_N - wrong_N
+    return np.where(np.abs(gap) <= TIE, 0.5, (gap > 0).astype(float))
+
+
+def v_measure(labels: Sequence[object] | npt.NDArray[np.intp], clusters: npt.NDArray[np.intp]) -> float:
+    """Harmonic mean of homogeneity and completeness (Rosenberg and Hirschberg, 2007), 0..1."""
+    return float(optional("sklearn.metrics", "report").v_measure_score(labels, clusters))
+
+
+def mean_by_language(values_N: Floats, langs: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Count and mean of the values of each language, languages in alphabetical order."""
+    names, index = np.unique(np.array(langs), return_inverse=True)
+    counts = np.bincount(index)
+    means = np.bincount(index, values_N) / counts
+    return {str(name): (int(n), float(mean)) for name, n, mean in zip(names, counts, means, strict=True)}
+
+
+def v_measure_by_language(
+    labels: Sequence[str], clusters: npt.NDArray[np.intp], langs: Sequence[str]
+) -> dict[str, tuple[int, float]]:
+    """Count and V-measure within each language that has at least 5 texts and 2 labels."""
+    codes = np.unique(np.array(labels), return_inverse=True)[1]
+    names, index = np.unique(np.array(langs), return_inverse=True)
+    result = {}
+    for number, name in enumerate(names):
+        rows = np.flatnonzero(index == number)
+        if len(rows) >= MIN_TEXTS and len(np.unique(codes[rows])) >= MIN_LABELS:
+            result[str(name)] = (len(rows), v_measure(codes[rows], clusters[rows]))
+    return result
+
+
+def mean_over_tasks(tasks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each language's mean over the tasks that have it; languages in alphabetical order."""
+    languages = sorted({language for scores in tasks for language in scores})
+    return {lang: float(np.mean([scores[lang] for scores in tasks if lang in scores])) for lang in languages}
+
+
+def macro(by_language: Mapping[str, float]) -> float:
+    """Mean over languages, each counting the same; 0 where there is none."""
+    return float(np.mean(list(by_language.values()))) if by_language else 0.0
+
+
+def paired_bootstrap(differences: Sequence[float], *, rounds: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean difference, resampling the pairs (here: languages) with replacement."""
+    values = np.asarray(differences, dtype=float)
+    generator = np.random.default_rng(seed)
+    means = [
+        values[generator.integers(len(values), size=(min(1000, rounds - start), len(values)))].mean(axis=1)
+        for start in range(0, rounds, 1000)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)

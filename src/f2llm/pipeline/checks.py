@@ -1,0 +1,157 @@
+"""What types cannot say about a recipe: names that must exist, shapes that must fit, files that must be there.
+
+Every check runs before any work; each complaint names the line of the recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from f2llm.core.config import ModelConfig, Recipe, RecipeFile
+from f2llm.core.errors import F2LLMError
+from f2llm.data.convert import CONVERTERS, check_options
+from f2llm.model.sizes import FAMILY, Shape
+
+
+def check_recipe(recipe: Recipe, file: RecipeFile) -> None:
+    """Raise the first ConfigError about the relations between the recipe's fields."""
+    _check_tokenizer(recipe, file)
+    _check_sources(recipe, file)
+    names = [model.name for model in recipe.models]
+    for index, model in enumerate(recipe.models):
+        if names.index(model.name) != index:
+            raise file.fail(("models", index, "name"), f"{model.name!r} is used twice; give each model its own name")
+        _check_model(recipe, file, index, model)
+    training_order(recipe, file)
+    _check_report(recipe, file)
+
+
+def model_shape(recipe: Recipe, model: ModelConfig, vocab_size: int) -> Shape:
+    """The shape of a model: an entry of [sizes] or a size of the paper's family."""
+    if model.size in recipe.sizes:
+        size = recipe.sizes[model.size]
+        return Shape(
+            hidden=size.hidden, layers=size.layers, mlp=size.mlp, heads=size.heads, kv_heads=size.kv_heads,
+            head_dim=size.head_dim, vocab_size=vocab_size, rope_theta=size.rope_theta,
+        )  # fmt: skip
+    return FAMILY[model.size]
+
+
+def training_order(recipe: Recipe, file: RecipeFile) -> list[ModelConfig]:
+    """Models so ordered that teachers and pruning parents come first."""
+    ordered: list[ModelConfig] = []
+    waiting = list(recipe.models)
+    while waiting:
+        done = {model.name for model in ordered}
+        ready = [m for m in waiting if {m.teacher, m.pruned_from} - {None} <= done]
+        if not ready:
+            index = recipe.models.index(waiting[0])
+            circle = ", ".join(model.name for model in waiting)
+            raise file.fail(("models", index, "teacher"), f"teachers and parents form a circle: {circle}")
+        ordered += ready
+        waiting = [model for model in waiting if model not in ready]
+    return ordered
+
+
+def _check_tokenizer(recipe: Recipe, file: RecipeFile) -> None:
+    tokenizer = recipe.tokenizer
+    if (tokenizer.path is None) == (tokenizer.vocab_size is None):
+        raise file.fail(("tokenizer",), "give either `path` (a tokenizer.json) or `vocab_size` (train one), not both")
+    if tokenizer.path is not None:
+        _must_exist(file, ("tokenizer", "path"), tokenizer.path)
+
+
+def _check_sources(recipe: Recipe, file: RecipeFile) -> None:
+    ids = [source.id for source in recipe.sources]
+    for index, source in enumerate(recipe.sources):
+        where = ("sources", index)
+        if ids.index(source.id) != index:
+            raise file.fail((*where, "id"), f"{source.id!r} is used twice; give each source its own id")
+        if source.converter not in CONVERTERS:
+            known = ", ".join(sorted(CONVERTERS))
+            raise file.fail((*where, "converter"), f"unknown converter {source.converter!r}; known: {known}")
+        if source.path is not None:
+            _must_exist(file, (*where, "path"), source.path)
+        if 2 in source.stages and source.instruction is None:
+            raise file.fail((*where, "instruction"), "stage 2 trains with instructions; give this source one")
+        try:
+            check_options(source.converter, file.resolve(source.path) if source.path else None, source.options)
+        except F2LLMError as error:
+            raise file.fail((*where, "options"), str(error)) from None
+
+
+def _must_exist(file: RecipeFile, where: tuple[str | int, ...], path: str) -> Path:
+    resolved = file.resolve(path)
+    if not resolved.exists():
+        raise file.fail(where, f"{resolved} does not exist (paths are relative to the recipe file)")
+    return resolved
+
+
+def _check_model(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig) -> None:
+    where = ("models", index)
+    if model.size not in recipe.sizes and model.size not in FAMILY:
+        known = ", ".join([*recipe.sizes, *FAMILY])
+        raise file.fail((*where, "size"), f"unknown size {model.size!r}; known: {known}")
+    shape = model_shape(recipe, model, vocab_size=1000)
+    try:
+        shape.validate()
+    except F2LLMError as error:
+        place = ("sizes", model.size) if model.size in recipe.sizes else (*where, "size")
+        raise file.fail(place, str(error)) from None
+    for stage in model.stages:
+        if not any(stage in source.stages for source in recipe.sources):
+            raise file.fail((*where, "stages"), f"no source trains in stage {stage}; add {stage} to a source's `stages`")
+    smallest = recipe.training.matryoshka_min_dim
+    if smallest is not None and smallest > shape.hidden:
+        problem = f"is {smallest}, more than the hidden size {shape.hidden} of {model.name}"
+        raise file.fail(("training", "matryoshka_min_dim"), problem)
+    _check_teacher(recipe, file, index, model, shape)
+    _check_init(recipe, file, index, model, shape)
+
+
+def _check_teacher(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, shape: Shape) -> None:
+    if model.teacher is None:
+        return
+    where = ("models", index, "teacher")
+    teacher = _named(recipe, file, where, model.teacher)
+    if 2 not in teacher.stages or 2 not in model.stages:
+        raise file.fail(where, f"distillation happens in stage 2; {model.name} and {teacher.name} must both train in it")
+    width = model_shape(recipe, teacher, 1000).hidden
+    if width < shape.hidden:
+        problem = f"{teacher.name} has {width} dims, fewer than the {shape.hidden} of {model.name}; take a larger teacher"
+        raise file.fail(where, problem)
+
+
+def _check_init(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, shape: Shape) -> None:
+    where = ("models", index, "init")
+    if model.pruned_from is None:
+        if model.init != "random":
+            _must_exist(file, where, model.init)
+        return
+    parent = _named(recipe, file, where, model.pruned_from)
+    if 1 not in parent.stages:
+        raise file.fail(where, f"pruning starts from stage-1 weights, but {parent.name} has no stage 1")
+    if model.stages != [2]:
+        raise file.fail(("models", index, "stages"), "a pruned model starts from stage-1 weights: write stages = [2]")
+    large = model_shape(recipe, parent, 1000)
+    for field in ("hidden", "layers", "mlp"):
+        if getattr(shape, field) > getattr(large, field):
+            problem = f"{field} {getattr(shape, field)} is more than the {getattr(large, field)} of {parent.name}"
+            raise file.fail(where, f"{problem}; pruning only shrinks")
+    if (shape.heads, shape.kv_heads, shape.head_dim) != (large.heads, large.kv_heads, large.head_dim):
+        raise file.fail(where, f"heads, kv_heads and head_dim must equal those of {parent.name}: heads are not pruned")
+
+
+def _named(recipe: Recipe, file: RecipeFile, where: tuple[str | int, ...], name: str) -> ModelConfig:
+    found = [model for model in recipe.models if model.name == name]
+    if not found:
+        known = ", ".join(model.name for model in recipe.models)
+        raise file.fail(where, f"there is no model {name!r}; models: {known}")
+    return found[0]
+
+
+def _check_report(recipe: Recipe, file: RecipeFile) -> None:
+    _named(recipe, file, ("report", "default_model"), recipe.report.default_model)
+    for index, comparison in enumerate(recipe.report.comparisons):
+        for side in ("a", "b"):
+            _named(recipe, file, ("report", "comparisons", index, side), getattr(comparison, side))

@@ -1,0 +1,184 @@
+"""Steps, artifacts, skip and resume.
+
+A step writes into `OUT/.partial/NAME`; when it is done, manifest.json is added and the directory is renamed to
+`OUT/NAME`. A step is up to date when its manifest carries the same fingerprint: a digest of its part of the recipe, of
+the outputs of the steps before it, and of its input files. A changed recipe therefore reruns exactly the steps that
+depend on the change, and a step whose output came out the same stops the change from spreading further.
+A killed step finds its partial directory again, if its fingerprint is still the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from f2llm.core.errors import ConfigError, F2LLMError
+from f2llm.core.files import digest_json, digest_tree, explained, read_json, replace_directory, write_json
+from f2llm.core.log import log
+
+MANIFEST = "manifest.json"
+_VERSIONED = ("f2llm", "torch", "numpy", "tokenizers", "babel")
+# Files that carry times or speeds: they differ from run to run and must not make later steps stale.
+VOLATILE = frozenset({MANIFEST, "metrics.jsonl", "timing.json"})
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a running step sees: where to write, and where the artifacts of earlier steps lie."""
+
+    out: Path
+    directory: Path
+    seed: int
+
+    def artifact(self, step: str) -> Path:
+        return self.out / step
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work. `config` holds all that its result depends on besides `inputs` (steps) and `files`."""
+
+    name: str
+    run: Callable[[Workplace], None]
+    config: dict[str, Any]
+    inputs: Sequence[str] = ()
+    files: Sequence[Path] = ()
+
+
+@dataclass
+class BuildResult:
+    out: Path
+    ran: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def run_steps(steps: Sequence[Step], out: Path, *, seed: int, until: str | None = None) -> BuildResult:
+    """Bring every step up to date, in order; `until` names the last step (or the last of a group) to run."""
+    started = time.monotonic()
+    result = BuildResult(out)
+    outputs: dict[str, str] = {}
+    selected = _until(steps, until)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for number, step in enumerate(selected, start=1):
+        fingerprint = _fingerprint(step, outputs, seed)
+        manifest = _manifest(out / step.name)
+        if manifest is None or manifest.get("fingerprint") != fingerprint:
+            log(f"[bold]\\[{number}/{len(selected)}][/bold] {step.name}")
+            manifest = _run(step, out, fingerprint, outputs, seed)
+            result.ran.append(step.name)
+        else:
+            result.skipped.append(step.name)
+        outputs[step.name] = manifest["output"]
+    shutil.rmtree(out / ".partial", ignore_errors=True)
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def manifests(steps: Sequence[Step], out: Path) -> list[dict[str, Any]]:
+    """The manifests of the finished steps, in order."""
+    found = [_manifest(out / step.name) for step in steps]
+    return [manifest for manifest in found if manifest is not None]
+
+
+def _run(step: Step, out: Path, fingerprint: str, outputs: dict[str, str], seed: int) -> dict[str, Any]:
+    partial = _partial_directory(out / ".partial" / step.name, fingerprint)
+    started = time.monotonic()
+    _reset_peak_memory()
+    step.run(Workplace(out, partial, seed))
+    gc.collect()
+    manifest = {
+        "step": step.name,
+        "fingerprint": fingerprint,
+        "config_digest": digest_json(step.config),
+        "input_digests": {name: outputs[name] for name in step.inputs},
+        "file_digests": {path.name: _stat_digest(path) for path in step.files},
+        "output": digest_tree(partial, skip=lambda path: path.name in VOLATILE or path.name == "fingerprint"),
+        "seed": seed,
+        "versions": {name: _version(name) for name in _VERSIONED} | {"python": platform.python_version()},
+        "wall_time_s": round(time.monotonic() - started, 3),
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+    (partial / "fingerprint").unlink()
+    write_json(partial / MANIFEST, manifest)
+    replace_directory(partial, out / step.name)
+    return manifest
+
+
+def _partial_directory(path: Path, fingerprint: str) -> Path:
+    """An earlier attempt's directory when it was the same work, else an empty one."""
+    mark = path / "fingerprint"
+    if not (mark.exists() and mark.read_text() == fingerprint):
+        shutil.rmtree(path, ignore_errors=True)
+        with explained(path):
+            path.mkdir(parents=True)
+            mark.write_text(fingerprint)
+    return path
+
+
+def _fingerprint(step: Step, outputs: dict[str, str], seed: int) -> str:
+    inputs = {name: outputs[name] for name in step.inputs}
+    files = {str(path): _stat_digest(path) for path in step.files}
+    return digest_json([step.name, step.config, inputs, files, seed, _version("f2llm")])
+
+
+def _stat_digest(path: Path) -> str:
+    """Digest of names, sizes and times below `path`: contents of hundreds of gigabytes are not read again."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    stats = [(p.relative_to(path).as_posix(), p.stat()) for p in files]
+    return digest_json([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+
+
+def _until(steps: Sequence[Step], until: str | None) -> list[Step]:
+    if until is None:
+        return list(steps)
+    last = [i for i, step in enumerate(steps) if step.name == until or step.name.startswith(f"{until}/")]
+    if not last:
+        names = ", ".join(step.name for step in steps)
+        raise ConfigError(f"--until {until}: there is no such step; steps: {names}")
+    return list(steps[: last[-1] + 1])
+
+
+def _manifest(directory: Path) -> dict[str, Any] | None:
+    path = directory / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        value: dict[str, Any] = read_json(path)
+        return value if "output" in value else None
+    except F2LLMError:
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _reset_peak_memory() -> None:
+    """Start a new high-water mark where the kernel allows it (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_memory_mb() -> float | None:
+    """High-water mark of this process's resident memory since the last reset, in MB."""
+    try:
+        status = Path(f"/proc/{os.getpid()}/status").read_text()
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM")), None)
+    return round(int(line.split()[1]) / 1024, 1) if line else None
