@@ -81,7 +81,7 @@ def _example(row: dict[str, Any]) -> Example:
 def _check_columns(path: Path | str, schema: pa.Schema) -> None:
     if not schema.equals(SCHEMA):
         wrong = [name for name in FIELDS if name not in schema.names] or ["of another type or order"]
-        raise DataError(f"{path} does not hold examples (columns missing: {', '.join(wrong)}); run the convert step again")
+        raise DataError(f"{path} does not hold examples (columns missing: {', '.join(wrong)}); run its step again")
 
 
 @contextmanager
@@ -92,4 +92,4 @@ def _explained(path: Path | str) -> Iterator[None]:
         raise DataError(f"{path} does not exist; run the step that writes it") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is damaged or not a parquet file ({reason}); delete it and run the step again") from None
+        raise DataError(f"{path} is damaged or not parquet ({reason}); delete it and run the step again") from None
