@@ -87,6 +87,10 @@ class Tokenizer:
         backend.add_special_tokens(special)
         return cls(backend, max_seq_length)
 
+    def limited_to(self, max_seq_length: int) -> Tokenizer:
+        """The same vocabulary with another length limit."""
+        return Tokenizer(self._backend, max_seq_length)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, 1 to `max_seq_length` of them, the last one EOS."""
         return self.encode_counted(texts)[0]
