@@ -89,11 +89,9 @@ def _pooling(directory: Path) -> Iterator[str]:
     if "Pooling" not in _module_kinds(directory):
         yield f"modules.json has no Pooling module, so readers take the mean over tokens; {_AGAIN}"
     pooling = _json(directory / "1_Pooling/config.json")
-    active = sorted(
-        key.removeprefix("pooling_mode_") for key, on in pooling.items() if on is True and "pooling_mode" in key
-    )
-    if "pooling_mode" in pooling:
-        active = [pooling["pooling_mode"]]
+    prefix = "pooling_mode_"
+    active = sorted(key.removeprefix(prefix) for key, on in pooling.items() if key.startswith(prefix) and on)
+    active = [pooling["pooling_mode"]] if "pooling_mode" in pooling else active
     if active != ["lasttoken"]:
         yield f"1_Pooling/config.json: the pooling is {active}; set pooling_mode_lasttoken to true, all others to false"
     if pooling.get("include_prompt", True) is not True:
