@@ -34,7 +34,7 @@ class Places:
 
 
 def places(scores_BN: Floats, relevant: Sequence[Sequence[int]]) -> Places:
-    """Find the place of every relevant document: `scores_BN` [queries, documents], `relevant` one index list per query."""
+    """The place of every relevant document: `scores_BN` [queries, documents], `relevant` one index list per query."""
     row = np.repeat(np.arange(len(relevant)), [len(columns) for columns in relevant])
     column = np.fromiter((c for columns in relevant for c in columns), dtype=np.intp, count=len(row))
     own = scores_BN[row, column][:, None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from f2llm.core.config import ModelConfig, Recipe, RecipeFile
 from f2llm.core.errors import F2LLMError
-from f2llm.data.convert import CONVERTERS, check_options
+from f2llm.data.convert import CONVERTERS
 from f2llm.model.sizes import FAMILY, Shape
 
 
@@ -70,12 +70,15 @@ def _check_sources(recipe: Recipe, file: RecipeFile) -> None:
         if source.converter not in CONVERTERS:
             known = ", ".join(sorted(CONVERTERS))
             raise file.fail((*where, "converter"), f"unknown converter {source.converter!r}; known: {known}")
+        if source.task_type != CONVERTERS[source.converter].task_type:
+            expected = CONVERTERS[source.converter].task_type
+            raise file.fail((*where, "task_type"), f"the converter {source.converter!r} makes {expected} examples")
         if source.path is not None:
             _must_exist(file, (*where, "path"), source.path)
         if 2 in source.stages and source.instruction is None:
             raise file.fail((*where, "instruction"), "stage 2 trains with instructions; give this source one")
         try:
-            check_options(source.converter, file.resolve(source.path) if source.path else None, source.options)
+            CONVERTERS[source.converter].check(file.resolve(source.path) if source.path else None, source.options)
         except F2LLMError as error:
             raise file.fail((*where, "options"), str(error)) from None
 

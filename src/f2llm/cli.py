@@ -1,0 +1,195 @@
+"""The command line: one thin command per verb. Parse, call one function, print; errors become one sentence and a code.
+
+With `--json` a command prints exactly one JSON object on standard output; progress and warnings go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from f2llm.core.allocator import tune_allocator
+from f2llm.core.errors import F2LLMError
+from f2llm.core.log import console
+
+app = typer.Typer(
+    name="f2llm",
+    help="Train, shrink, evaluate and run multilingual text embedding models by one open recipe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out = Console(highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model directory or hub id; default: the model built last in this directory.")
+]
+Dim = Annotated[int | None, typer.Option("--dim", help="Cut vectors to this many dimensions (a matryoshka size).")]
+
+
+def main() -> None:
+    """Entry point: maps the package's errors to exit codes (see `f2llm.core.errors`)."""
+    tune_allocator()
+    try:
+        app()
+    except F2LLMError as error:
+        console.print(f"[red]error:[/red] {escape(str(error))}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("stopped; run the same command to continue")
+        sys.exit(130)
+
+
+@app.command(epilog="Example: f2llm build recipes/mini.toml --set training.stage1.max_steps=50")
+def build(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Where artifacts go; default: build/NAME.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key of the recipe: a.b=value (repeatable).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this step, e.g. clean or train/NAME/stage1.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: data, training, pruning, distillation, export, evaluation, report. Finished steps are skipped."""
+    from f2llm.pipeline.build import build as run
+
+    result = run(recipe, out=out_dir, overrides=overrides, until=until)
+    report = result.out / "report" / "report.html"
+    summary = {
+        "out": str(result.out),
+        "ran": result.ran,
+        "skipped": result.skipped,
+        "seconds": round(result.seconds, 1),
+        "report": str(report) if report.exists() else None,
+    }
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+        return
+    if result.ran:
+        out.print(f"{len(result.ran)} steps ran, {len(result.skipped)} were up to date, {result.seconds:.0f} s")
+    else:
+        out.print(f"nothing to do: all {len(result.skipped)} steps are up to date")
+    if report.exists() and until is None:
+        from f2llm.pipeline.summary import print_summary
+
+        print_summary(out, result.out)
+
+
+@app.command(epilog='Example: f2llm search "sea in northern Europe" --in notes.txt --top 5')
+def search(
+    queries: Annotated[list[str], typer.Argument(help="What to look for, in any language (one or more).")],
+    source: Annotated[Path, typer.Option("--in", help="A text file or a folder of text files.")],
+    model: Model = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Hits per query.")] = 5,
+    instruction: Annotated[str | None, typer.Option(help="Instruction put before the queries; default: the model's own.")] = None,
+    dim: Dim = None,
+    as_json: Json = False,
+) -> None:
+    """Exact semantic search over a text file or a folder."""
+    from f2llm.apps.search import read_passages
+    from f2llm.apps.search import search as run
+
+    passages = read_passages(source)
+    found = run(_load(model, dim), passages, queries, top_k=top, instruction=instruction)
+    if as_json:
+        hits = [{"query": q, "hits": [_as_dict(hit) for hit in per]} for q, per in zip(queries, found, strict=True)]
+        print(json.dumps({"results": hits, "passages": len(passages)}, ensure_ascii=False))
+        return
+    for query, per_query in zip(queries, found, strict=True):
+        table = Table(title=escape(query), title_justify="left", box=None, show_header=False, padding=(0, 1))
+        for hit in per_query:
+            table.add_row(f"{hit.score:.3f}", escape(hit.text), f"[dim]{escape(str(hit.path))}:{hit.line}[/dim]")
+        out.print(table)
+
+
+@app.command(epilog="Example: f2llm embed names.txt --out vectors.parquet --dim 64")
+def embed(
+    files: Annotated[list[Path], typer.Argument(help="Text files (one text a line) or folders.")],
+    target: Annotated[Path, typer.Option("--out", help="Where vectors go: .parquet (with the texts) or .npy.")],
+    model: Model = None,
+    as_query: Annotated[bool, typer.Option("--query", help="Embed as queries, with the model's query prompt.")] = False,
+    instruction: Annotated[str | None, typer.Option(help="Embed as queries with this instruction.")] = None,
+    dim: Dim = None,
+    as_json: Json = False,
+) -> None:
+    """Turn texts into vectors."""
+    from f2llm.apps.embed import embed_files
+
+    embedder = _load(model, dim)
+    count = embed_files(embedder, files, target, as_query=as_query or instruction is not None, instruction=instruction)
+    stats = embedder.last_stats
+    rate = stats.tokens / stats.seconds if stats.seconds else 0.0
+    summary = {"out": str(target), "texts": count, "dims": embedder.dims, "tokens": stats.tokens,
+               "truncated": stats.truncated, "tokens_per_second": round(rate, 1)}  # fmt: skip
+    _print(summary, as_json, f"{count:,} vectors of {embedder.dims} dimensions in {target} ({rate:,.0f} tokens/s)")
+
+
+@app.command(epilog="Example: f2llm doctor build/mini/export/mini-base/model")
+def doctor(
+    directory: Annotated[Path, typer.Argument(help="A model directory.")],
+    as_json: Json = False,
+) -> None:
+    """Check a model directory: pooling, EOS, prompts, dimensions, configuration, weights, reference vectors."""
+    from f2llm.model.doctor import diagnose
+
+    findings = diagnose(directory)
+    healthy = all(finding.ok for finding in findings)
+    if as_json:
+        print(json.dumps({"healthy": healthy, "findings": [_as_dict(finding) for finding in findings]}, ensure_ascii=False))
+    else:
+        for finding in findings:
+            mark = "[green]ok[/green]   " if finding.ok else "[red]wrong[/red]"
+            out.print(f"{mark} {finding.check}: {escape(finding.message)}")
+    if not healthy:
+        raise typer.Exit(4)
+
+
+@app.command(epilog="Example: f2llm sizes --json")
+def sizes(as_json: Json = False) -> None:
+    """The eight sizes of the family: shapes, parameters, teachers."""
+    from f2llm.model.sizes import FAMILY, TEACHERS
+
+    rows = [
+        {
+            "name": name, "parameters": shape.parameters, "embedding_parameters": shape.embedding_parameters,
+            "hidden": shape.hidden, "layers": shape.layers, "mlp": shape.mlp, "heads": shape.heads,
+            "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "teacher": TEACHERS.get(name),
+        }
+        for name, shape in FAMILY.items()
+    ]  # fmt: skip
+    if as_json:
+        print(json.dumps({"sizes": rows}))
+        return
+    table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value or "-") for value in row.values()))
+    out.print(table)
+
+
+def _load(model: str | None, dim: int | None) -> Any:
+    from f2llm.model.embedder import Embedder
+    from f2llm.pipeline.build import default_model
+
+    return Embedder.load(model or default_model(), truncate_dim=dim)
+
+
+def _print(summary: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        out.print(text)
+
+
+def _as_dict(record: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(record).items()}

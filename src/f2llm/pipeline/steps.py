@@ -1,0 +1,322 @@
+"""What each step does: read the artifacts of earlier steps, call one part of the package, write its own artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from f2llm.core.config import ModelConfig, Recipe, SourceConfig
+from f2llm.core.errors import ConfigError
+from f2llm.core.files import read_json, write_json
+from f2llm.core.log import log
+from f2llm.core.types import Example
+from f2llm.data import clean, convert, mine
+from f2llm.data.examples import read_examples, write_examples
+from f2llm.data.store import StageSource, TokenStore, build_store
+from f2llm.model import checkpoint
+from f2llm.model.card import CardFacts, model_card
+from f2llm.model.decoder import Decoder
+from f2llm.model.embedder import Embedder
+from f2llm.model.prune import prune, score_channels
+from f2llm.model.sizes import matryoshka_dims
+from f2llm.pipeline.checks import model_shape
+from f2llm.pipeline.runner import Workplace
+from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt
+from f2llm.text.tokenizer import Tokenizer
+from f2llm.train.batch import length_order, pack_texts
+from f2llm.train.teacher import TeacherVectors, compute_teacher_vectors, needed_texts
+from f2llm.train.trainer import TrainSettings, make_sampler, train
+
+if TYPE_CHECKING:
+    from f2llm.pipeline.plan import Export
+
+
+def convert_source(place: Workplace, source: SourceConfig, path: Path | None) -> None:
+    """Raw file -> examples.parquet."""
+    drops = convert.Drops()
+    examples = convert.CONVERTERS[source.converter](path, source.id, source.options, place.seed, drops)
+    count = write_examples(place.directory / "examples.parquet", examples)
+    if not count:
+        raise ConfigError(f"source {source.id!r}: the converter {source.converter!r} found no rows in {path}")
+    write_json(place.directory / "drops.json", {"rows": count, "dropped": dict(drops)})
+    log(f"  {count:,} rows" + (f", dropped {dict(drops)}" if drops else ""))
+
+
+def clean_sources(place: Workplace, recipe: Recipe) -> None:
+    """All sources -> train/ and eval/, with a reason for every row that is in neither."""
+    inputs = {source.id: place.artifact(f"convert/{source.id}") / "examples.parquet" for source in recipe.sources}
+    report = clean.clean(
+        inputs,
+        place.directory,
+        settings=recipe.clean.model_dump(),
+        evaluated={source.id: source.eval_doc_lang for source in recipe.sources if source.evaluate},
+        seed=place.seed,
+    )
+    log(f"  {report.train_rows:,} rows for training, {report.eval_rows:,} for evaluation, {report.dropped_rows:,} dropped")
+
+
+def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
+    """Train a tokenizer on the training texts, or take the one at `path`."""
+    limit = recipe.tokenizer.max_seq_length
+    if path is not None:
+        tokenizer = Tokenizer.load(path, limit)
+    else:
+        assert recipe.tokenizer.vocab_size is not None
+        texts = sorted({text for source in recipe.sources for text in _training_texts(place, source)})
+        tokenizer = Tokenizer.train(texts, recipe.tokenizer.vocab_size, limit)
+    tokenizer.save(place.directory)
+    log(f"  {tokenizer.vocab_size:,} tokens")
+
+
+def _training_texts(place: Workplace, source: SourceConfig) -> Iterator[str]:
+    for example in _train_examples(place, source.id):
+        yield example.query
+        yield example.positive
+
+
+def _train_examples(place: Workplace, source: str) -> Iterator[Example]:
+    return read_examples(place.artifact("clean") / "train" / f"{source}.parquet")
+
+
+def mine_source(place: Workplace, recipe: Recipe, source: SourceConfig) -> None:
+    """Training rows -> the same rows with hard negatives."""
+    examples = list(_train_examples(place, source.id))
+    settings = recipe.mine.model_dump()
+    mined, report = mine.mine(examples, mine.ngram_encoder(), seed=place.seed, **settings)
+    write_examples(place.directory / "examples.parquet", mined)
+    write_json(place.directory / "mining.json", report.to_json())
+    log(f"  {report.summary()}")
+
+
+def tokenize_stage(place: Workplace, recipe: Recipe, sources: Sequence[SourceConfig], stage: int) -> None:
+    """Mined rows of a stage's sources -> a token store. Stage 1 has no instructions."""
+    with_rows = [(_stage_source(source, stage), _capped(place, source, stage)) for source in sources]
+    counts = build_store(
+        place.directory,
+        with_rows,
+        _tokenizer(place, recipe),
+        negatives=recipe.mine.per_query,
+        instruction_share=recipe.training.symmetric_instruction_share,
+        seed=place.seed,
+    )
+    log("  " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+def _stage_source(source: SourceConfig, stage: int) -> StageSource:
+    return StageSource(source.id, source.task_type, source.instruction if stage == 2 else None, source.symmetric)
+
+
+def _capped(place: Workplace, source: SourceConfig, stage: int) -> Iterator[Example]:
+    """The rows of a source; in stage 2 at most `max_rows` of them, chosen at random."""
+    path = place.artifact(f"mine/{source.id}") / "examples.parquet"
+    if stage == 1 or source.max_rows is None:
+        yield from read_examples(path)
+        return
+    count = sum(1 for _ in read_examples(path))
+    generator = np.random.default_rng([place.seed, stage])
+    kept = set(generator.permutation(count)[: source.max_rows].tolist())
+    yield from (example for index, example in enumerate(read_examples(path)) if index in kept)
+
+
+def _tokenizer(place: Workplace, recipe: Recipe) -> Tokenizer:
+    return Tokenizer.load(place.artifact("tokenizer"), recipe.tokenizer.max_seq_length)
+
+
+def train_stage(
+    place: Workplace, recipe: Recipe, model: ModelConfig, stage: int, start: str | Path | None, teacher: str | None
+) -> None:
+    """One stage of one model: from random, given, pruned or stage-1 weights to model/ with its milestones."""
+    store = TokenStore(place.artifact(f"tokenize/stage{stage}"))
+    settings = _settings(recipe, model, stage, store, place.seed)
+    decoder = _initial(place, recipe, model, start)
+    train(
+        decoder,
+        store,
+        settings,
+        place.directory,
+        teacher=TeacherVectors(place.artifact(teacher)) if teacher else None,
+        description=f"{model.name}, stage {stage}",
+    )
+    _write_model(decoder, place)
+
+
+def _write_model(decoder: Decoder, place: Workplace) -> None:
+    """Weights and shape, without the tokenizer and card that an exported directory has."""
+    checkpoint.save_weights(decoder, place.directory / "model" / checkpoint.WEIGHTS)
+    write_json(place.directory / "model" / "config.json", checkpoint.config_of(decoder.shape))
+
+
+def _initial(place: Workplace, recipe: Recipe, model: ModelConfig, start: str | Path | None) -> Decoder:
+    if start is not None:
+        return checkpoint.load(place.artifact(start) / "model" if isinstance(start, str) else start)
+    decoder = Decoder(model_shape(recipe, model, _tokenizer(place, recipe).vocab_size))
+    decoder.init_weights(place.seed)
+    return decoder
+
+
+def _settings(recipe: Recipe, model: ModelConfig, stage: int, store: TokenStore, seed: int) -> TrainSettings:
+    training, own = recipe.training, recipe.stage(model, stage)
+    hidden = model_shape(recipe, model, 1).hidden
+    smallest = training.matryoshka_min_dim
+    settings = TrainSettings(
+        stage=stage,
+        steps=own.max_steps or 0,
+        global_batch=own.global_batch,
+        learning_rate=own.learning_rate,
+        hard_negatives=own.hard_negatives,
+        clustering_hard_negatives=own.clustering_hard_negatives,
+        dims=tuple(matryoshka_dims(hidden, smallest)) if smallest else (hidden,),
+        temperature=training.temperature,
+        distill_weight=training.distill_weight,
+        mask_duplicates=training.mask_duplicates,
+        warmup_steps=training.warmup_steps,
+        min_learning_rate=training.min_learning_rate,
+        weight_decay=training.weight_decay,
+        betas=(training.betas[0], training.betas[1]),
+        clip_norm=training.clip_norm,
+        micro_batch_tokens=training.micro_batch_tokens,
+        checkpoint_every=training.checkpoint_every,
+        milestones=training.keep_checkpoints,
+        seed=seed + stage,
+    )
+    if own.max_steps is not None:
+        return settings
+    steps = round(own.epochs * make_sampler(store, settings).steps_per_epoch)
+    return TrainSettings(**{**vars(settings), "steps": max(steps, 1)})
+
+
+def prune_model(place: Workplace, recipe: Recipe, model: ModelConfig, parent: str) -> None:
+    """Stage-1 weights -> a smaller shape, by activation norms on a sample of stage-1 texts."""
+    store = TokenStore(place.artifact("tokenize/stage1"))
+    decoder = checkpoint.load(place.artifact(parent) / "model")
+    generator = np.random.default_rng(place.seed)
+    count = min(recipe.prune.calibration_texts, len(store))
+    ids = generator.choice(len(store), size=count, replace=False)
+    ids = ids[length_order(store, ids)]
+    packs = (pack_texts(store, part) for part in np.array_split(ids, max(1, count // 256)))
+    scores = score_channels(decoder, packs, norm=recipe.prune.norm)
+    small = prune(decoder, scores, model_shape(recipe, model, decoder.shape.vocab_size))
+    _write_model(small, place)
+    log(f"  {decoder.shape.parameters:,} -> {small.shape.parameters:,} parameters")
+
+
+def teach(place: Workplace, recipe: Recipe, weights: str, students: Sequence[ModelConfig]) -> None:
+    """The teacher's vectors of every text that its students' stage 2 will see, once."""
+    store = TokenStore(place.artifact("tokenize/stage2"))
+    needed = []
+    for student in students:
+        settings = _settings(recipe, student, 2, store, place.seed)
+        negatives = {source: settings.negatives(kind) for source, kind in store.task_types.items()}
+        needed.append(needed_texts(store, make_sampler(store, settings), settings.steps, negatives, settings.seed))
+    ids = np.unique(np.concatenate(needed))
+    decoder = checkpoint.load(place.artifact(weights) / "model")
+    compute_teacher_vectors(place.directory, decoder, store, ids, batch_tokens=recipe.training.micro_batch_tokens)
+    log(f"  {len(ids):,} texts x {decoder.shape.hidden} dims")
+
+
+def export_model(place: Workplace, recipe: Recipe, export: Export) -> None:
+    """Weights -> a directory that sentence-transformers, transformers and f2llm load."""
+    decoder = checkpoint.load(place.artifact(export.weights) / "model")
+    hidden, smallest = decoder.shape.hidden, recipe.training.matryoshka_min_dim
+    checkpoint.save(
+        decoder,
+        place.directory / "model",
+        tokenizer=_tokenizer(place, recipe),
+        max_seq_length=recipe.tokenizer.max_seq_length,
+        prompts=_prompts(recipe),
+        matryoshka_dims=matryoshka_dims(hidden, smallest) if smallest else [hidden],
+        card=model_card(_card_facts(recipe, export, decoder)),
+    )
+
+
+def _card_facts(recipe: Recipe, export: Export, decoder: Decoder) -> CardFacts:
+    smallest, hidden = recipe.training.matryoshka_min_dim, decoder.shape.hidden
+    return CardFacts(
+        name=export.name,
+        recipe=recipe.name,
+        description=recipe.description,
+        history=_history(export),
+        sources={source.id: source.instruction for source in recipe.sources if source.instruction},
+        dims=matryoshka_dims(hidden, smallest) if smallest else [hidden],
+        max_seq_length=recipe.tokenizer.max_seq_length,
+        shape=decoder.shape,
+    )
+
+
+def _history(export: Export) -> list[str]:
+    """How the weights came about, one sentence a step."""
+    model = export.model
+    origin = f"Pruned from the stage-1 weights of {model.pruned_from} by activation norms." if model.pruned_from else None
+    if origin is None:
+        origin = "Started from random weights." if model.init == "random" else f"Started from the weights in `{model.init}`."
+    stages = [stage for stage in model.stages if stage <= export.stage]
+    told = {1: "Stage 1: retrieval pairs without instructions.", 2: "Stage 2: all tasks with instructions."}
+    history = [origin, *(told[stage] for stage in stages)]
+    if model.teacher and export.stage == 2:
+        history[-1] += f" Distilled from {model.teacher} (mean squared error of the vectors)."
+    return history
+
+
+def _prompts(recipe: Recipe) -> dict[str, str]:
+    """Prompt by name: "query" and "document", and one for each source's own instruction."""
+    own = {source.id: query_prompt(source.instruction) for source in recipe.sources if source.instruction}
+    return {"query": query_prompt(DEFAULT_INSTRUCTION), "document": "", **own}
+
+
+def evaluate_model(place: Workplace, recipe: Recipe, export: Export) -> None:
+    """Scores of an exported model on the held-out rows."""
+    from f2llm.eval.evaluate import evaluate
+
+    embedder = Embedder.load(place.artifact(f"export/{export.name}") / "model")
+    scores = evaluate(embedder, _tasks(place, recipe), name=export.name, dims=embedder.matryoshka_dims)
+    write_json(place.directory / "scores.json", scores)
+    log(f"  macro {scores['macro']:.3f}, " + ", ".join(f"{n} {t['score']:.3f}" for n, t in scores["tasks"].items()))
+
+
+def evaluate_baseline(place: Workplace, recipe: Recipe) -> None:
+    """Scores of character n-gram TF-IDF on the same held-out rows."""
+    from f2llm.eval.baseline import evaluate_tfidf
+
+    started = time.monotonic()
+    training = {source.id: list(_train_examples(place, source.id)) for source in recipe.sources if source.evaluate}
+    scores = evaluate_tfidf(_tasks(place, recipe), training)
+    write_json(place.directory / "scores.json", scores)
+    log(f"  TF-IDF macro {scores['macro']:.3f} in {time.monotonic() - started:.0f} s")
+
+
+def _tasks(place: Workplace, recipe: Recipe) -> list[Any]:
+    from f2llm.eval.tasks import build_task
+
+    tasks = []
+    for source in recipe.sources:
+        if not source.evaluate:
+            continue
+        held_out = list(read_examples(place.artifact("clean") / "eval" / f"{source.id}.parquet"))
+        if not held_out:
+            continue
+        corpus: list[str] = []
+        if source.task_type == "retrieval" and source.eval_doc_lang:
+            rows = _train_examples(place, source.id)
+            corpus = sorted({row.positive for row in rows if row.doc_lang == source.eval_doc_lang})
+        tasks.append(
+            build_task(
+                source.id, source.task_type, held_out, corpus, instruction=source.instruction, symmetric=source.symmetric
+            )
+        )
+    return tasks
+
+
+def make_report(place: Workplace, recipe: Recipe, exports: Sequence[Export], recipe_path: Path) -> None:
+    """report.html, report.json and figures/ from everything before."""
+    from f2llm.pipeline.reporting import write
+
+    write(place, recipe, exports, recipe_path)
+
+
+def read_scores(place: Workplace, step: str) -> dict[str, Any]:
+    scores: dict[str, Any] = read_json(place.artifact(step) / "scores.json")
+    return scores
