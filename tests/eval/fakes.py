@@ -47,5 +47,11 @@ class FakeEmbedder:
 
 def example(query: str, positive: str, *, lang: str = "eng_Latn", **fields: object) -> Example:
     """An Example with the fields that a test does not care about filled in."""
-    defaults = {"id": f"{lang}:{query}", "negatives": (), "task_type": "retrieval", "source": "s", "doc_lang": "eng_Latn"}
+    defaults = {
+        "id": f"{lang}:{query}",
+        "negatives": (),
+        "task_type": "retrieval",
+        "source": "s",
+        "doc_lang": "eng_Latn",
+    }
     return Example(query=query, positive=positive, query_lang=lang, **(defaults | fields))  # type: ignore[arg-type]

@@ -18,7 +18,9 @@ WORDS = ["river", "mountain", "library", "teacher", "winter", "market", "garden"
 
 
 def tasks() -> list[EvalTask]:
-    names = [example(word + ending, word, lang=lang) for word in WORDS for ending, lang in (("s", "aaa"), ("xyz", "bbb"))]
+    names = [
+        example(word + ending, word, lang=lang) for word in WORDS for ending, lang in (("s", "aaa"), ("xyz", "bbb"))
+    ]
     classes = [
         example(f"{word} {number}", "", lang="aaa", label=word, task_type="clustering")
         for word in WORDS[:3]
@@ -36,7 +38,11 @@ def test_structure_and_averages() -> None:
     scores = json.loads(json.dumps(evaluate(FakeEmbedder(), tasks(), name="fake", dims=[8, 16, 999])))
     assert set(scores) == {"name", "tasks", "macro", "by_language", "by_dim", "tokens_per_second", "queries"}
     names = scores["tasks"]["names"]
-    assert (names["kind"], names["metric"], set(names["metrics"])) == ("retrieval", "ndcg@10", {"ndcg@10", "accuracy@1"})
+    assert (names["kind"], names["metric"], set(names["metrics"])) == (
+        "retrieval",
+        "ndcg@10",
+        {"ndcg@10", "accuracy@1"},
+    )
     assert names["score"] == pytest.approx(np.mean([value["score"] for value in names["by_language"].values()]))
     assert names["by_language"]["aaa"]["n"] == 10
     assert list(names["by_dim"]) == ["8", "16", "64"]

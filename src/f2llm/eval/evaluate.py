@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from f2llm.core.errors import ConfigError, ModelError
 from f2llm.core.log import track
@@ -28,12 +27,12 @@ from f2llm.eval.scores import (
     retrieval_values,
 )
 from f2llm.eval.tasks import EvalTask
+from f2llm.model.vectors import Vectors, truncate
 from f2llm.text.prompts import query_prompt
 
 if TYPE_CHECKING:
     from f2llm.model.embedder import Embedder
 
-Vectors = npt.NDArray[np.float32]
 BLOCK_VALUES = 4_000_000
 
 
@@ -97,7 +96,7 @@ def score_task(task: EvalTask, Q_ND: Vectors, D_MD: Vectors, dims: Sequence[int]
     """Outcome of one task at each of `dims` (ascending)."""
     if task.kind == "clustering":
         labels = len(set(task.labels))
-        return {dim: outcome_of_clusters(task, k_means(truncated(Q_ND, dim), labels)) for dim in dims}
+        return {dim: outcome_of_clusters(task, k_means(truncate(Q_ND, dim), labels)) for dim in dims}
     score = _retrieval if task.kind == "retrieval" else _classification
     return {
         dim: outcome_of_rows(values, task.query_langs, METRIC[task.kind])
@@ -105,14 +104,9 @@ def score_task(task: EvalTask, Q_ND: Vectors, D_MD: Vectors, dims: Sequence[int]
     }
 
 
-def truncated(vectors_ND: Floats, dim: int) -> Floats:
-    """The first `dim` values of each vector at length 1."""
-    head = vectors_ND[:, :dim]
-    return head / lengths(head)[:, None]
-
-
 def lengths(vectors_ND: Floats) -> Floats:
-    return np.maximum(np.linalg.norm(vectors_ND, axis=1), 1e-12)
+    found: Floats = np.maximum(np.linalg.norm(vectors_ND, axis=1), 1e-12)
+    return found
 
 
 def _retrieval(task: EvalTask, Q_ND: Vectors, D_MD: Vectors, dims: Sequence[int]) -> dict[int, dict[str, Floats]]:
@@ -138,7 +132,7 @@ def _classification(task: EvalTask, Q_ND: Vectors, D_MD: Vectors, dims: Sequence
     right, wrong = np.array(task.pairs).T
     found = {}
     for dim in dims:
-        queries, documents = truncated(Q_ND, dim), truncated(D_MD, dim)
+        queries, documents = truncate(Q_ND, dim), truncate(D_MD, dim)
         cosines = [np.einsum("nd,nd->n", queries, documents[side]) for side in (right, wrong)]
         found[dim] = {"accuracy": metrics.pair_accuracy(*cosines)}
     return found

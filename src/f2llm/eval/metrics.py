@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from f2llm.core.extras import optional
-
 Floats = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.integer]
 TIE = 1e-6  # similarities this close are a tie: float32 products of equal vectors differ in the last bits
 MIN_TEXTS, MIN_LABELS = 5, 2  # below this a language's clustering score says nothing
 
@@ -28,9 +27,9 @@ class Places:
     (the document itself included).
     """
 
-    row: npt.NDArray[np.intp]
-    above: npt.NDArray[np.intp]
-    tied: npt.NDArray[np.intp]
+    row: Indices
+    above: Indices
+    tied: Indices
 
 
 def places(scores_BN: Floats, relevant: Sequence[Sequence[int]]) -> Places:
@@ -51,12 +50,14 @@ def ndcg_at_k(found: Places, relevant: Sequence[Sequence[int]], k: int = 10) -> 
     discounts[k:] = 0
     gained = np.concatenate([[0.0], np.cumsum(discounts)])
     gain = (gained[found.above + found.tied] - gained[found.above]) / found.tied
-    return np.bincount(found.row, gain, minlength=len(relevant)) / gained[np.maximum(counts, 1)]
+    normalised: Floats = np.bincount(found.row, gain, minlength=len(relevant)) / gained[np.maximum(counts, 1)]
+    return normalised
 
 
 def accuracy_at_1(found: Places, relevant: Sequence[Sequence[int]]) -> Floats:
     """Chance that the first document is relevant; [queries], 0 or 1 except at ties."""
-    return np.bincount(found.row, np.where(found.above == 0, 1 / found.tied, 0.0), minlength=len(relevant))
+    share = np.where(found.above == 0, 1 / found.tied, 0.0)
+    return np.bincount(found.row, share, minlength=len(relevant)).astype(float)
 
 
 def pair_accuracy(right_N: Floats, wrong_N: Floats) -> Floats:
@@ -65,9 +66,21 @@ def pair_accuracy(right_N: Floats, wrong_N: Floats) -> Floats:
     return np.where(np.abs(gap) <= TIE, 0.5, (gap > 0).astype(float))
 
 
-def v_measure(labels: Sequence[object] | npt.NDArray[np.intp], clusters: npt.NDArray[np.intp]) -> float:
-    """Harmonic mean of homogeneity and completeness (Rosenberg and Hirschberg, 2007), 0..1."""
-    return float(optional("sklearn.metrics", "report").v_measure_score(labels, clusters))
+def v_measure(labels: Sequence[object] | Indices, clusters: Sequence[object] | Indices) -> float:
+    """Harmonic mean of homogeneity and completeness (Rosenberg and Hirschberg, 2007), 0..1.
+
+    It equals twice the mutual information over the sum of the two entropies.
+    """
+    pairs = np.stack([np.unique(np.asarray(side), return_inverse=True)[1] for side in (labels, clusters)])
+    entropies = entropy(pairs[0]) + entropy(pairs[1])
+    joint = entropy(pairs[0] * (pairs[1].max(initial=0) + 1) + pairs[1])
+    return float(max(0.0, 2 * (entropies - joint) / entropies)) if entropies else 1.0
+
+
+def entropy(codes_N: Indices) -> float:
+    """Entropy in nats of the values of an integer array."""
+    share = np.unique(codes_N, return_counts=True)[1] / len(codes_N)
+    return float(-(share * np.log(share)).sum())
 
 
 def mean_by_language(values_N: Floats, langs: Sequence[str]) -> dict[str, tuple[int, float]]:
@@ -79,7 +92,7 @@ def mean_by_language(values_N: Floats, langs: Sequence[str]) -> dict[str, tuple[
 
 
 def v_measure_by_language(
-    labels: Sequence[str], clusters: npt.NDArray[np.intp], langs: Sequence[str]
+    labels: Sequence[str], clusters: Indices, langs: Sequence[str]
 ) -> dict[str, tuple[int, float]]:
     """Count and V-measure within each language that has at least 5 texts and 2 labels."""
     codes = np.unique(np.array(labels), return_inverse=True)[1]

@@ -50,7 +50,8 @@ def retrieval_values(scores_BN: Floats, relevant: Sequence[Sequence[int]]) -> di
 def k_means(vectors_ND: Floats, clusters: int) -> Any:
     """Cluster numbers [N] by k-means, fixed seed, the best of three starts."""
     model = optional("sklearn.cluster", "report").KMeans
-    return model(min(clusters, len(vectors_ND)), n_init=3, max_iter=100, random_state=0).fit_predict(vectors_ND)
+    wide = vectors_ND.astype(float)  # scikit-learn seeds float32 through slow small casts
+    return model(min(clusters, len(wide)), n_init=3, max_iter=100, random_state=0).fit_predict(wide)
 
 
 def task_entry(kind: TaskType, outcomes: Mapping[int | None, Outcome]) -> dict[str, Any]:
