@@ -22,11 +22,14 @@ _SPACES = re.compile(r"[^\S\n]+")
 _AROUND_NEWLINE = re.compile(r" ?\n ?")
 _MANY_NEWLINES = re.compile(r"\n{3,}")
 _TRAILING = re.compile(r"[^\S\n]+(?=\n)")
+_UNTIDY = re.compile("[^\\S ]|  |^ | $|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
 def tidy(text: str, lang: str = "") -> str:
     """NFC, no control characters, one space between words, at most one empty line; code keeps its indentation."""
-    text = _SURROGATE.sub("\ufffd", text) if _SURROGATE.search(text) else text
+    if not _UNTIDY.search(text):  # the common case; every rule below would leave it as it is
+        return unicodedata.normalize("NFC", text)
+    text = _SURROGATE.sub("\ufffd", text)
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
     text = _CONTROL.sub("", text)
     if is_programming(lang):
@@ -37,7 +40,8 @@ def tidy(text: str, lang: str = "") -> str:
 
 def fold(text: str) -> str:
     """NFKC, case-folded, all white space as single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join(plain.casefold().split())
 
 
 class _WithoutPunctuation(dict[int, int | str]):
