@@ -27,7 +27,7 @@ CORPUS = [
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real files: F2LLM_DATA, or ../shared/data beside the repository; skips the test where it is absent."""
+    """The folder of real files: F2LLM_DATA, or ../shared/data beside the repository; skips where it is absent."""
     path = Path(os.environ.get("F2LLM_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     if not path.is_dir():
         pytest.skip(f"{path} is absent; set F2LLM_DATA to the folder of real files to run this test")

@@ -34,7 +34,8 @@ def test_odd_texts_survive_the_round_trip(small_tokenizer: Tokenizer, text: str)
 
 def test_truncation_restores_eos_and_is_counted(small_tokenizer: Tokenizer) -> None:
     exact, over = "a" * (LIMIT - 1), "b" * 5000
-    ids, truncated = small_tokenizer.encode_counted(["z", exact, over])
+    texts = ["z", exact, over]
+    ids, truncated = small_tokenizer.encode_counted(texts)
     assert [len(sequence) <= LIMIT for sequence in ids] == [True] * 3
     assert truncated == sum(
         len(sequence) > LIMIT for sequence in small_tokenizer.limited_to(9999).encode(["z", exact, over])
@@ -98,7 +99,7 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         Tokenizer.load(tmp_path, LIMIT)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="cannot|not a tokenizer"):
+    with pytest.raises(ModelError, match="can be read"):
         Tokenizer.load(tmp_path, LIMIT)
 
 

@@ -56,7 +56,6 @@ class CleanConfig(Section):
     held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
     decontaminate: Literal["drop_train", "drop_eval"] = "drop_train"
     eval_per_language: Positive = 200
-    never_hold_out: list[str] = []
 
 
 class MineConfig(Section):
@@ -67,6 +66,7 @@ class MineConfig(Section):
     top_k: Positive = 100
     max_score: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     relative_margin: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    anchor: Literal["query", "positive"] = "query"
 
 
 class StageConfig(Section):
@@ -156,9 +156,12 @@ class ReportConfig(Section):
 
 
 class Recipe(Section):
+    """The whole file; `query_instruction` is what exported models put before a query unless told otherwise."""
+
     name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    query_instruction: str = "Given a question, retrieve passages that can help answer the question."
     tokenizer: TokenizerConfig
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
     clean: CleanConfig = CleanConfig()

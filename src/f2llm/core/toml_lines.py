@@ -12,7 +12,8 @@ KeyPath = tuple[str | int, ...]
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
-_STRING = re.compile(r"""\"\"\".*?\"\"\"|'''.*?'''|"(?:\\.|[^"\\])*"|'[^']*'|#.*""")
+_TRIPLE = re.compile(r"""\"\"\".*?\"\"\"|'''.*?'''""")
+_STRING = re.compile(r""""(?:\\.|[^"\\])*"|'[^']*'|#.*""")
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
@@ -31,8 +32,9 @@ def key_lines(text: str) -> dict[KeyPath, int]:
             continue
         if depth == 0 and (key := _KEY.match(line)):
             lines.setdefault(prefix + _parts(key.group(1)), number)
-        bare = _STRING.sub("", line)
+        bare = _TRIPLE.sub("", line)
         fence = next((mark for mark in ('"""', "'''") if mark in bare), "")
+        bare = _STRING.sub("", bare.partition(fence)[0] if fence else bare)
         depth += sum(bare.count(c) for c in "[{") - sum(bare.count(c) for c in "]}")
     return lines
 

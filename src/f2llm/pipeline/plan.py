@@ -67,7 +67,7 @@ def _data_steps(recipe: Recipe, file: RecipeFile) -> list[Step]:
         Step(
             "tokenizer",
             partial(steps.make_tokenizer, recipe=recipe, path=tokenizer_path),
-            recipe.tokenizer.model_dump(),
+            {**recipe.tokenizer.model_dump(), "instructions": [_dump(s, "id", "instruction") for s in recipe.sources]},
             inputs=[] if tokenizer_path else ["clean"],
             files=[tokenizer_path] if tokenizer_path else [],
         )
@@ -141,6 +141,7 @@ def _export_steps(recipe: Recipe, export: Export) -> list[Step]:
     config = {
         "name": export.name,
         "instructions": [_dump(source, "id", "instruction") for source in recipe.sources],
+        "query_instruction": recipe.query_instruction,
         "matryoshka_min_dim": recipe.training.matryoshka_min_dim,
         "recipe": [recipe.name, recipe.description],
     }

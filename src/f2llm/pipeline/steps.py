@@ -25,7 +25,7 @@ from f2llm.model.prune import prune, score_channels
 from f2llm.model.sizes import matryoshka_dims
 from f2llm.pipeline.checks import model_shape
 from f2llm.pipeline.runner import Workplace
-from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt
+from f2llm.text.prompts import query_prompt, with_prompt
 from f2llm.text.tokenizer import Tokenizer
 from f2llm.train.batch import length_order, pack_texts
 from f2llm.train.teacher import TeacherVectors, compute_teacher_vectors, needed_texts
@@ -52,11 +52,13 @@ def clean_sources(place: Workplace, recipe: Recipe) -> None:
     report = clean.clean(
         inputs,
         place.directory,
-        settings=recipe.clean.model_dump(),
         evaluated={source.id: source.eval_doc_lang for source in recipe.sources if source.evaluate},
         seed=place.seed,
+        **recipe.clean.model_dump(),
     )
-    log(f"  {report.train_rows:,} rows for training, {report.eval_rows:,} for evaluation, {report.dropped_rows:,} dropped")
+    counts = report.sources.values()
+    train, held_out = sum(c.train for c in counts), sum(c.evaluation for c in counts)
+    log(f"  {train:,} rows for training, {held_out:,} for evaluation, {sum(c.dropped.total() for c in counts):,} dropped")
 
 
 def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
@@ -73,8 +75,9 @@ def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
 
 
 def _training_texts(place: Workplace, source: SourceConfig) -> Iterator[str]:
+    """Texts as the model will read them, so that the instructions' words become tokens too."""
     for example in _train_examples(place, source.id):
-        yield example.query
+        yield with_prompt(example.query, query_prompt(source.instruction))
         yield example.positive
 
 
@@ -264,7 +267,7 @@ def _history(export: Export) -> list[str]:
 def _prompts(recipe: Recipe) -> dict[str, str]:
     """Prompt by name: "query" and "document", and one for each source's own instruction."""
     own = {source.id: query_prompt(source.instruction) for source in recipe.sources if source.instruction}
-    return {"query": query_prompt(DEFAULT_INSTRUCTION), "document": "", **own}
+    return {"query": query_prompt(recipe.query_instruction), "document": "", **own}
 
 
 def evaluate_model(place: Workplace, recipe: Recipe, export: Export) -> None:

@@ -1,0 +1,50 @@
+"""Files are whole or absent."""
+
+from pathlib import Path
+
+import pytest
+
+from f2llm.core.errors import DataError, StorageError
+from f2llm.core.files import atomic_path, digest_tree, explained, read_json, replace_directory, write_json
+
+
+def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_broken_json_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(DataError, match="does not exist"):
+        read_json(tmp_path / "y.json")
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no space left"), explained(tmp_path):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_directory_takes_the_place_of_another(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    replace_directory(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "f").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_tree_digest_sees_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = digest_tree(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = digest_tree(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert len({first, second, digest_tree(tmp_path)}) == 3
+    assert digest_tree(tmp_path, skip=lambda path: path.name == "b") == digest_tree(tmp_path, skip=lambda _: True)

@@ -1,0 +1,133 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from f2llm.core.errors import ConfigError, DataError
+from f2llm.model import checkpoint
+from f2llm.model.decoder import Decoder
+from f2llm.model.prune import prune, score_channels
+from f2llm.text.tokenizer import Tokenizer
+from tests.conftest import SMALL, random_decoder
+
+CU = [0, 20, 32, 44, 50]
+DEAD_HIDDEN, DEAD_MLP = 19, 33
+
+
+def some_ids(seed: int = 0) -> Tensor:
+    return torch.randint(0, SMALL.vocab_size, (CU[-1],), generator=torch.Generator().manual_seed(seed))
+
+
+def dying(seed: int = 0) -> tuple[Decoder, Tensor]:
+    """A decoder with dead hidden channels (nothing is ever written to them) and dead MLP channels; the living ones."""
+    decoder = random_decoder(SMALL, seed)
+    order = torch.randperm(SMALL.hidden, generator=torch.Generator().manual_seed(seed))
+    dead = order[:DEAD_HIDDEN]
+    with torch.no_grad():
+        decoder.embed_tokens.weight[:, dead] = 0
+        for layer in decoder.layers:
+            layer.self_attn.o_proj.weight[dead] = 0
+            layer.mlp.down_proj.weight[dead] = 0
+            layer.mlp.gate_proj.weight[torch.randperm(SMALL.mlp)[:DEAD_MLP]] = 0
+    return decoder, order[DEAD_HIDDEN:].sort().values
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
+def test_dead_channels_go_without_a_trace(dtype: torch.dtype, tolerance: float, norm: str) -> None:
+    decoder, living = dying()
+    decoder = decoder.to(dtype)
+    scores = score_channels(decoder, [(some_ids(), CU), (some_ids(1), torch.tensor(CU))], norm=norm)
+    shape = replace(SMALL, hidden=SMALL.hidden - DEAD_HIDDEN, mlp=SMALL.mlp - DEAD_MLP)
+    small = prune(decoder, scores, shape)
+    assert sum(parameter.numel() for parameter in small.parameters()) == shape.parameters
+    with torch.no_grad():
+        difference = (small(some_ids(2), CU) - decoder(some_ids(2), CU)[:, living]).abs().max()
+    assert difference < tolerance
+
+
+def test_small_activations_keep_their_epsilon() -> None:
+    decoder, living = dying()
+    with torch.no_grad():
+        decoder.embed_tokens.weight *= 0.02
+    small = prune(decoder.double(), score_channels(decoder, [(some_ids(), CU)]), replace(SMALL, hidden=len(living)))
+    states = decoder.embed_tokens(some_ids())
+    assert states.square().mean() < 1e-6, "the epsilon decides here"
+    with torch.no_grad():
+        assert (small(some_ids(), CU) - decoder(some_ids(), CU)[:, living]).abs().max() < 1e-12
+
+
+def test_the_same_shape_is_the_same_model(small_decoder: Decoder) -> None:
+    small = prune(small_decoder, score_channels(small_decoder, [(some_ids(), CU)]), SMALL)
+    torch.testing.assert_close(small(some_ids(), CU), small_decoder(some_ids(), CU), atol=2e-6, rtol=0)
+
+
+def test_channels_of_equal_strength_leave_the_scale_alone() -> None:
+    decoder = random_decoder(replace(SMALL, hidden=400, layers=1), spread=0.0)
+    small = prune(decoder, score_channels(decoder, [(some_ids(), CU)]), replace(decoder.shape, hidden=200))
+    assert small.layers[0].input_layernorm.weight[0].item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_first_layers_stay(small_decoder: Decoder) -> None:
+    small = prune(small_decoder, score_channels(small_decoder, [(some_ids(), CU)]), replace(SMALL, layers=2))
+    assert len(small.layers) == 2
+    for name, tensor in small.layers.state_dict().items():
+        torch.testing.assert_close(tensor, small_decoder.layers.state_dict()[name])
+
+
+def test_strong_channels_win_and_keep_their_order(small_decoder: Decoder) -> None:
+    decoder = random_decoder(SMALL)
+    strong = [40, 3, 17]
+    with torch.no_grad():
+        decoder.embed_tokens.weight[:, strong] *= 30
+    scores = score_channels(decoder, [(some_ids(), CU)])
+    assert scores.hidden.shape == (2 * SMALL.layers + 1, SMALL.hidden)
+    assert scores.mlp.shape == (SMALL.layers, SMALL.mlp)
+    assert scores.tokens == CU[-1]
+    small = prune(decoder, scores, replace(SMALL, hidden=3))
+    ratio = small.embed_tokens.weight / decoder.embed_tokens.weight[:, sorted(strong)]
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-4, atol=0)
+
+
+def test_scoring_sums_over_batches_and_leaves_no_hook(small_decoder: Decoder) -> None:
+    ids = some_ids()
+    once = score_channels(small_decoder, [(ids, CU)])
+    twice = score_channels(small_decoder, [(ids, CU), (ids, CU)])
+    torch.testing.assert_close(twice.hidden, once.hidden * 2**0.5)
+    torch.testing.assert_close(twice.energy, once.energy)
+    torch.testing.assert_close(once.energy.mean(1), torch.ones(7, dtype=torch.float64), rtol=0.01, atol=0)
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in small_decoder.modules())
+
+
+def test_a_pruned_model_is_saved_with_a_fitting_config(
+    small_decoder: Decoder, small_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    shape = replace(SMALL, hidden=32, layers=2, mlp=40)
+    small = prune(small_decoder, score_channels(small_decoder, [(some_ids(), CU)]), shape)
+    checkpoint.save(
+        small, tmp_path / "m", tokenizer=small_tokenizer, max_seq_length=40, prompts={"query": ""},
+        matryoshka_dims=[8, 16, 32], card="",
+    )  # fmt: skip
+    config = checkpoint.read_config(tmp_path / "m")
+    assert (config["layer_types"], config["max_window_layers"]) == (["full_attention"] * 2, 2)
+    again = checkpoint.load(tmp_path / "m")
+    assert again.shape == shape
+    torch.testing.assert_close(again(some_ids(), CU), small(some_ids(), CU), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden", 49), ("layers", 4), ("mlp", 0), ("heads", 2), ("head_dim", 8), ("vocab_size", 300)]
+)
+def test_impossible_targets_are_named(small_decoder: Decoder, field: str, value: int) -> None:
+    scores = score_channels(small_decoder, [(some_ids(), CU)])
+    with pytest.raises(ConfigError, match=rf"shape\.{field} is {value}"):
+        prune(small_decoder, scores, replace(SMALL, **{field: value}))
+
+
+def test_scoring_says_what_is_wrong(small_decoder: Decoder) -> None:
+    with pytest.raises(DataError, match="no calibration text"):
+        score_channels(small_decoder, [])
+    with pytest.raises(ConfigError, match="norm is 'max'"):
+        score_channels(small_decoder, [], norm="max")  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""Skip what is up to date, rerun exactly what depends on a change, find a killed step's work again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from f2llm.core.errors import ConfigError
+from f2llm.core.files import read_json
+from f2llm.pipeline.runner import Step, Workplace, run_steps
+
+
+def writer(text: str, *inputs: str) -> Any:
+    """A step that writes `text` and what its inputs wrote."""
+
+    def run(place: Workplace) -> None:
+        before = "".join((place.artifact(name) / "text").read_text() for name in inputs)
+        (place.directory / "text").write_text(before + text)
+
+    return run
+
+
+def plan(a: str = "a", b: str = "b", a_text: str | None = None) -> list[Step]:
+    return [
+        Step("a", writer(a_text or a), {"value": a}),
+        Step("b", writer(b), {"value": b}),
+        Step("c/left", writer("l", "a"), {}, ["a"]),
+        Step("c/right", writer("r", "b"), {}, ["b"]),
+        Step("d", writer("d", "c/left", "c/right"), {}, ["c/left", "c/right"]),
+    ]
+
+
+def test_a_second_run_does_nothing(tmp_path: Path) -> None:
+    assert run_steps(plan(), tmp_path, seed=0).ran == ["a", "b", "c/left", "c/right", "d"]
+    again = run_steps(plan(), tmp_path, seed=0)
+    assert again.ran == []
+    assert len(again.skipped) == 5
+
+
+def test_a_change_reruns_what_depends_on_it(tmp_path: Path) -> None:
+    run_steps(plan(), tmp_path, seed=0)
+    assert run_steps(plan(b="B"), tmp_path, seed=0).ran == ["b", "c/right", "d"]
+    assert (tmp_path / "d" / "text").read_text() == "alBrd"
+
+
+def test_an_equal_output_stops_the_change(tmp_path: Path) -> None:
+    run_steps(plan(), tmp_path, seed=0)
+    assert run_steps(plan(a="other", a_text="a"), tmp_path, seed=0).ran == ["a"]
+
+
+def test_another_seed_reruns_all(tmp_path: Path) -> None:
+    run_steps(plan(), tmp_path, seed=0)
+    assert len(run_steps(plan(), tmp_path, seed=1).ran) >= 2
+
+
+def test_a_changed_input_file_reruns(tmp_path: Path) -> None:
+    file = tmp_path / "raw.txt"
+    file.write_text("1")
+    steps = [Step("read", writer("x"), {}, files=[file])]
+    assert run_steps(steps, tmp_path / "out", seed=0).ran == ["read"]
+    assert run_steps(steps, tmp_path / "out", seed=0).ran == []
+    file.write_text("22")
+    assert run_steps(steps, tmp_path / "out", seed=0).ran == ["read"]
+
+
+def test_until(tmp_path: Path) -> None:
+    assert run_steps(plan(), tmp_path, seed=0, until="c").ran == ["a", "b", "c/left", "c/right"]
+    with pytest.raises(ConfigError, match="no such step; steps: a, b"):
+        run_steps(plan(), tmp_path, seed=0, until="z")
+
+
+def test_manifest_holds_what_the_step_was_made_from(tmp_path: Path) -> None:
+    run_steps(plan(), tmp_path, seed=5)
+    manifest = read_json(tmp_path / "d" / "manifest.json")
+    assert set(manifest["input_digests"]) == {"c/left", "c/right"}
+    assert manifest["seed"] == 5
+    assert {"config_digest", "versions", "wall_time_s", "peak_memory_mb"} <= set(manifest)
+    assert manifest["versions"]["torch"]
+
+
+def test_a_killed_step_finds_its_own_work_but_no_others(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def step(value: str, fail: bool) -> Step:
+        def run(place: Workplace) -> None:
+            seen.append(sorted(path.name for path in place.directory.iterdir() if path.name != "fingerprint"))
+            (place.directory / "half").write_text("x")
+            if fail:
+                raise KeyboardInterrupt
+
+        return Step("s", run, {"value": value})
+
+    for value, fail in (("1", True), ("2", True), ("2", False)):
+        try:
+            run_steps([step(value, fail)], tmp_path, seed=0)
+        except KeyboardInterrupt:
+            continue
+    assert seen == [[], [], ["half"]]
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_a_damaged_manifest_reruns_the_step(tmp_path: Path) -> None:
+    run_steps(plan(), tmp_path, seed=0)
+    (tmp_path / "a" / "manifest.json").write_text("{")
+    assert run_steps(plan(), tmp_path, seed=0).ran == ["a"]

@@ -1,0 +1,126 @@
+"""A run that is cut off and continued ends with the same bits as one that was not."""
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from f2llm.core.errors import InterruptedRun, TrainingError
+from f2llm.data.store import TokenStore
+from f2llm.model.decoder import Decoder
+from f2llm.train.state import latest_checkpoint, verify
+from f2llm.train.trainer import TrainSettings, train
+
+SETTINGS = TrainSettings(
+    stage=2, steps=14, global_batch=16, learning_rate=1e-3, hard_negatives=3, clustering_hard_negatives=4, dims=(8, 16),
+    temperature=0.05, distill_weight=1.0, mask_duplicates=True, warmup_steps=3, min_learning_rate=1e-6, weight_decay=0.01,
+    betas=(0.9, 0.98), clip_norm=1.0, micro_batch_tokens=10_000, checkpoint_every=5, milestones=2, seed=3,
+)  # fmt: skip
+
+
+def fresh(decoder: Decoder) -> Decoder:
+    model = Decoder(decoder.shape)
+    model.init_weights(0)
+    return model
+
+
+def losses(directory: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+class Killed(BaseException):
+    """Stands for the process ending without any chance to clean up."""
+
+
+@pytest.mark.parametrize("kill_at", [2, 5, 7, 13])
+def test_resumed_equals_uninterrupted(
+    kill_at: int, tmp_path: Path, store: TokenStore, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fresh(decoder)
+    train(whole, store, SETTINGS, tmp_path / "whole")
+
+    from f2llm.train import trainer
+
+    step = trainer._Run.step
+
+    def dying(self: object, number: int) -> dict[str, float]:
+        if number == kill_at:
+            raise Killed
+        return step(self, number)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer._Run, "step", dying)
+    with pytest.raises(Killed):
+        train(fresh(decoder), store, SETTINGS, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = fresh(decoder)
+    train(resumed, store, SETTINGS, tmp_path / "cut")
+
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_milestones_are_kept(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
+    train(decoder, store, SETTINGS, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "milestones").iterdir()) == [
+        "step-00000005.safetensors",
+        "step-00000009.safetensors",
+    ]
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
+    train(decoder, store, SETTINGS, tmp_path)
+    newest = latest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.name == "step-00000010"
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "digest" in str(verify(newest))
+    older = latest_checkpoint(tmp_path / "checkpoints")
+    assert older is not None
+    assert older.name == "step-00000005"
+
+
+def test_another_configuration_is_refused(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
+    train(fresh(decoder), store, SETTINGS, tmp_path)
+    with pytest.raises(TrainingError, match="another configuration"):
+        train(fresh(decoder), store, dataclasses.replace(SETTINGS, learning_rate=2e-3), tmp_path)
+
+
+def test_a_non_finite_loss_stops_before_the_update(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
+    with torch.no_grad():
+        decoder.norm.weight[0] = float("nan")
+    before = [p.detach().clone() for p in decoder.parameters()]
+    with pytest.raises(TrainingError, match="nothing was updated"):
+        train(decoder, store, SETTINGS, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(before[:3], list(decoder.parameters())[:3], strict=True))
+    assert json.loads((tmp_path / "non-finite-batch.json").read_text())["step"] == 0
+
+
+def test_sigterm_saves_and_says_so(
+    tmp_path: Path, store: TokenStore, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from f2llm.train import trainer
+
+    step = trainer._Run.step
+
+    def signalled(self: object, number: int) -> dict[str, float]:
+        if number == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, number)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer._Run, "step", signalled)
+    with pytest.raises(InterruptedRun) as stopped:
+        train(fresh(decoder), store, SETTINGS, tmp_path)
+    assert stopped.value.exit_code == 75
+    newest = latest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.name == "step-00000007"
+
+
+def test_training_lowers_the_loss(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
+    train(decoder, store, dataclasses.replace(SETTINGS, steps=60, learning_rate=5e-3), tmp_path)
+    found = losses(tmp_path)
+    assert sum(found[-12:]) < sum(found[:12])
