@@ -11,8 +11,9 @@ for encoders that cannot compare query and document: of a name in Amharic and on
 nothing, but they know which English names look alike.
 
 Scores are computed in blocks of rows, never as a whole matrix, and vectors of one language at a time: memory is
-4 * dims bytes per document of the largest language plus 100 MB. 150,000 rows of short names in 330 languages take
-about 10 s with `ngram_encoder` on two cores.
+4 * dims bytes per document of the largest language (and per distinct query, where queries are the anchors) plus
+100 MB. 150,000 rows of short names in 330 languages take 10 to 20 s with `ngram_encoder` on two cores, so the rows that
+share a positive are not mined together.
 """
 
 from __future__ import annotations
@@ -226,10 +227,11 @@ class _Part:
         given = [self.corpus.given(row, self.rules.per_query) for row in rows]
         need_B = self.rules.per_query - np.array([len(texts) for texts in given], np.int64)
         best_BK, taken_BK = self._ranked(S_BN, limit_B, need_B)
-        self.report.positive_scores += np.histogram(positive_B, _BINS)[0]
-        self.report.negative_scores += np.histogram(np.take_along_axis(S_BN, best_BK, 1)[taken_BK], _BINS)[0]
+        self.report.positive_scores += _histogram(positive_B)
+        self.report.negative_scores += _histogram(np.take_along_axis(S_BN, best_BK, 1)[taken_BK])
         for index, row in enumerate(rows.tolist()):
             mined = best_BK[index][taken_BK[index]]
+            S_BN[index, best_BK[index, : self.rules.skip_top]] = -np.inf  # too near the query to be drawn at random
             extra = self._random(row, S_BN[index], mined, need_B[index] - len(mined))
             found = [*self.documents[mined].tolist(), *extra]
             texts = given[index] + tuple(self.corpus.texts[document] for document in found)
@@ -249,13 +251,14 @@ class _Part:
         return excluded_BN
 
     def _ranked(self, S_BN: Vectors, limit_B: Vectors, need_B: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """The documents of the rank window, best first, and which of them each row takes."""
+        """The `top_k` best documents, best first, and which of them each row takes."""
         count = min(self.rules.top_k, S_BN.shape[1])
         best_BK = np.argpartition(-S_BN, count - 1, axis=1)[:, :count]
         scores_BK = np.take_along_axis(S_BN, best_BK, 1)
-        order_BK = np.argsort(-scores_BK, axis=1, kind="stable")[:, self.rules.skip_top :]
+        order_BK = np.argsort(-scores_BK, axis=1, kind="stable")
         best_BK, scores_BK = np.take_along_axis(best_BK, order_BK, 1), np.take_along_axis(scores_BK, order_BK, 1)
         allowed_BK = (scores_BK < limit_B[:, None]) & np.isfinite(scores_BK)
+        allowed_BK[:, : self.rules.skip_top] = False
         return best_BK, allowed_BK & (np.cumsum(allowed_BK, axis=1) <= need_B[:, None])
 
     def _random(self, row: int, scores_N: Vectors, taken: Ints, need: int) -> list[int]:
@@ -289,3 +292,7 @@ class _Part:
 def _unit(V_ND: Vectors) -> Vectors:
     norms = np.linalg.norm(V_ND, axis=1, keepdims=True)
     return (V_ND / np.where(norms == 0, 1, norms)).astype(np.float32)
+
+
+def _histogram(scores: Vectors) -> Ints:
+    return np.histogram(np.clip(scores, -1, 1), _BINS)[0].astype(np.int64)

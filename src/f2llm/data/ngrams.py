@@ -60,4 +60,5 @@ def _signed_counts(hashes: NDArray[np.uint64], owner: NDArray[np.int64], places:
     mixed ^= mixed >> np.uint64(29)
     place = owner * dim + (mixed % np.uint64(dim)).astype(np.int64)
     sign = 1.0 - 2.0 * (mixed >> np.uint64(63)).astype(np.float64)
-    return np.bincount(place, sign, places)
+    counts: NDArray[np.float64] = np.bincount(place, sign, places).astype(np.float64, copy=False)
+    return counts
