@@ -59,18 +59,6 @@ class CleanReport:
 
     sources: dict[str, SourceCounts]
 
-    @property
-    def train_rows(self) -> int:
-        return sum(counts.train for counts in self.sources.values())
-
-    @property
-    def eval_rows(self) -> int:
-        return sum(counts.evaluation for counts in self.sources.values())
-
-    @property
-    def dropped_rows(self) -> int:
-        return sum(counts.dropped.total() for counts in self.sources.values())
-
     def to_json(self) -> dict[str, Any]:
         return {source: counts.to_json() for source, counts in self.sources.items()}
 

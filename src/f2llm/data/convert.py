@@ -11,10 +11,15 @@ from typing import Any
 
 from f2llm.core.errors import ConfigError
 from f2llm.core.types import Example
+from f2llm.data.convert_classes import CLASS_CONVERTERS
 from f2llm.data.convert_cldr import CLDR_CONVERTERS
+from f2llm.data.convert_code import CODE_CONVERTERS
+from f2llm.data.convert_pairs import PAIR_CONVERTERS
 from f2llm.data.converter import Converter, Drops
 
-CONVERTERS: dict[str, Converter[Any]] = {converter.name: converter for converter in (*CLDR_CONVERTERS,)}
+CONVERTERS: dict[str, Converter[Any]] = {
+    converter.name: converter for converter in (*CLDR_CONVERTERS, *PAIR_CONVERTERS, *CLASS_CONVERTERS, *CODE_CONVERTERS)
+}
 
 
 def convert(

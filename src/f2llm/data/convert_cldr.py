@@ -7,7 +7,7 @@ language contributes at most `per_language` names, drawn by hash, so that 330 la
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
@@ -15,7 +15,7 @@ from pydantic import Field
 from f2llm.core.languages import language
 from f2llm.core.types import Example
 from f2llm.data.cldr import ENGLISH, KINDS, PLACES, Cell, load_cells
-from f2llm.data.converter import Converter, Job, Options
+from f2llm.data.converter import Converter, Job, Options, first_allowed
 from f2llm.data.keys import fold, stable_hash
 
 Kind = Literal["territory", "language", "script", "currency", "unit", "month", "day", "city"]
@@ -106,18 +106,14 @@ def _drawn(job: Job[CldrOptions] | Job[PlaceOptions]) -> Iterator[Cell]:
 
 def _other_language(cell: Cell, cells: list[Cell], seed: int) -> Cell | None:
     start = stable_hash(seed, "language", cell.group)
-    return _first(cells, start, lambda other: other.lang != cell.lang)
+    return first_allowed(cells, start, lambda other: other.lang != cell.lang)
 
 
 def _same_kind(cell: Cell, cells: list[Cell], seed: int) -> Cell | None:
     start = stable_hash(seed, "kind", cell.group)
-    return _first(cells, start, lambda other: other.concept != cell.concept and fold(other.name) != fold(cell.name))
-
-
-def _first(cells: list[Cell], start: int, allowed: Callable[[Cell], bool]) -> Cell | None:
-    """The first allowed cell from a starting point on, round the list once."""
-    ring = (cells[(start + step) % len(cells)] for step in range(len(cells)))
-    return next(filter(allowed, ring), None)
+    return first_allowed(
+        cells, start, lambda other: other.concept != cell.concept and fold(other.name) != fold(cell.name)
+    )
 
 
 def _pair(source: str, cell: Cell, partner: Cell) -> Example:

@@ -7,7 +7,7 @@ Rows that a converter leaves out are counted by reason in `Drops`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+T = TypeVar("T")
 O = TypeVar("O", bound=Options)  # noqa: E741
 
 
@@ -83,3 +84,9 @@ class Converter(Generic[O]):
             return f"the option {name!r} is required"
         message = first["msg"].removeprefix("Value error, ")
         return f"option {name!r}: {message[0].lower()}{message[1:]}, but it is {first['input']!r}"
+
+
+def first_allowed(items: Sequence[T], start: int, allowed: Callable[[T], bool]) -> T | None:
+    """The first allowed item from a starting point on, round the list once: a random choice, for a random start."""
+    ring = (items[(start + step) % len(items)] for step in range(len(items)))
+    return next(filter(allowed, ring), None)

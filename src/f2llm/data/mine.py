@@ -30,9 +30,6 @@ from f2llm.core.errors import DataError
 from f2llm.core.log import Bar
 from f2llm.core.types import Example
 from f2llm.data.keys import fold
-from f2llm.data.ngrams import ngram_encoder
-
-__all__ = ["MineReport", "mine", "ngram_encoder"]
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 Vectors = NDArray[np.float32]
