@@ -82,7 +82,8 @@ def places(job: Job[PlaceOptions]) -> Iterator[Example]:
         by_language[cell.lang][cell.kind in PLACES].append(cell)
     for others, of_places in by_language.values():
         count = min(len(others), len(of_places))
-        job.drops["balance of the two classes"] += len(others) + len(of_places) - 2 * count
+        if len(others) != len(of_places):
+            job.drops["balance of the two classes"] += len(others) + len(of_places) - 2 * count
         for cell in others[:count] + of_places[:count]:
             labels = (job.options.place, job.options.other)
             right, wrong = labels if cell.kind in PLACES else labels[::-1]

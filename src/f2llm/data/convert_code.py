@@ -30,7 +30,8 @@ def cosqa(job: Job[CosqaOptions]) -> Iterator[Example]:
         for number, row in enumerate(read_json(path), 1):
             fields = {"idx": str, "doc": str, "code": str, "label": int}
             checked = {key: field(row, key, kind, f"{path}, row {number}") for key, kind in fields.items()}
-            job.drops["in two files"] += by_id.setdefault(checked["idx"], checked) is not checked
+            if by_id.setdefault(checked["idx"], checked) is not checked:
+                job.drops["in two files"] += 1
     rows = list(by_id.values())
     wrong: dict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -109,11 +110,11 @@ def _solutions(job: Job[MbxpOptions]) -> Iterator[_Solution]:
                 raise DataError(f"{place}: {row['language']!r} is no programming language")
             if wanted and lang not in wanted:
                 continue
-            if not (row.get("canonical_solution") or "").strip():
-                job.drops["no solution"] += 1
+            text, code = field(row, "description", str, place), row.get("canonical_solution") or ""
+            if not code.strip() or text in code:
+                job.drops["no solution" if not code.strip() else "solution repeats the problem"] += 1
                 continue
-            number = field(row, "task_id", str, place).rpartition("/")[2]
-            yield _Solution(number, lang, field(row, "description", str, place), row["canonical_solution"])
+            yield _Solution(field(row, "task_id", str, place).rpartition("/")[2], lang, text, code)
 
 
 CODE_CONVERTERS = (

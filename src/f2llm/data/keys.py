@@ -29,9 +29,8 @@ def tidy(text: str, lang: str = "") -> str:
     """NFC, no control characters, one space between words, at most one empty line; code keeps its indentation."""
     if not _UNTIDY.search(text):  # the common case; every rule below would leave it as it is
         return unicodedata.normalize("NFC", text)
-    text = _SURROGATE.sub("\ufffd", text)
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
-    text = _CONTROL.sub("", text)
+    text = _CONTROL.sub("", _SURROGATE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n")))
+    text = unicodedata.normalize("NFC", text.replace("\u2028", "\n"))
     if is_programming(lang):
         return _TRAILING.sub("", text).strip("\n").rstrip()
     text = _AROUND_NEWLINE.sub("\n", _SPACES.sub(" ", text))
@@ -39,9 +38,11 @@ def tidy(text: str, lang: str = "") -> str:
 
 
 def fold(text: str) -> str:
-    """NFKC, case-folded, all white space as single spaces."""
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    return " ".join(plain.casefold().split())
+    """NFKC, case-folded (which may undo a composition, hence twice), all white space as single spaces."""
+    if text.isascii():
+        return " ".join(text.casefold().split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
 
 
 class _WithoutPunctuation(dict[int, int | str]):

@@ -85,7 +85,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_csv(
     path: Path, columns: Sequence[str], delimiter: str = ",", encoding: str = "utf-8", quoted: bool = True
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, named cells) of each row below the header; quoted cells may hold line breaks, unless quotes are text."""
+    """(line number, named cells) of each row below the header; `quoted` cells may hold line breaks."""
     lines = (line + "\n" for _, line in read_lines(path, encoding))
     reader = csv.reader(
         lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
