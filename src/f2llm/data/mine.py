@@ -288,7 +288,7 @@ class _Part:
 
 def _unit(V_ND: Vectors) -> Vectors:
     norms = np.linalg.norm(V_ND, axis=1, keepdims=True)
-    return (V_ND / np.where(norms == 0, 1, norms)).astype(np.float32)
+    return (V_ND / np.where(norms == 0, 1, norms)).astype(np.float32, copy=False)
 
 
 def _histogram(scores: Vectors) -> Ints:
