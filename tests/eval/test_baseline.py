@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from f2llm.eval.baseline import evaluate_tfidf
+from f2llm.eval.baseline import evaluate_chance, evaluate_tfidf
 from f2llm.eval.tasks import build_task
 from tests.eval.fakes import example
 from tests.eval.test_evaluate import WORDS, tasks
@@ -46,3 +46,11 @@ def test_classification_learns_from_the_training_rows() -> None:
     task = build_task("weather", "classification", held_out, instruction=None, symmetric=False)
     assert evaluate_tfidf([task], {"weather": train})["macro"] == 1.0
     assert evaluate_tfidf([task])["macro"] == 0.5
+
+
+def test_chance_is_what_guessing_gives() -> None:
+    scores = evaluate_chance(tasks())
+    assert scores["name"] == "chance"
+    assert scores["tasks"]["names"]["metrics"]["accuracy@1"] == pytest.approx(1 / 12)
+    assert scores["tasks"]["moods"]["score"] == 0.5
+    assert 0 < scores["tasks"]["classes"]["score"] < 0.5

@@ -93,6 +93,12 @@ def test_page_escapes_what_comes_from_data(written: Path) -> None:
     assert "&lt;b&gt;Japan&lt;/b&gt;" in page
 
 
+def test_further_measures_are_shown_with_what_they_mean(written: Path) -> None:
+    page = (written / "report.html").read_text(encoding="utf-8")
+    assert "Other measures" in page
+    assert "adjusted mutual information" in page
+
+
 def test_pictures_are_written(written: Path) -> None:
     names = sorted(path.name for path in (written / "figures").iterdir())
     assert names == [

@@ -1,4 +1,4 @@
-"""What character n-grams alone reach on the same tasks: the reference that every model has to beat.
+"""What character n-grams alone reach on the same tasks, and what guessing does: the references for every model.
 
 Retrieval: cosine of TF-IDF vectors. Clustering: k-means on their truncated SVD. Classification: logistic regression
 fitted on the source's training rows. Each task is tried with a few settings and the best is kept, judged on the
@@ -55,6 +55,27 @@ def evaluate_tfidf(
         rows = list((train or {}).get(task.name, ()))
         outcomes[task.name] = {None: best_outcome(task, rows, expand_documents)}
     return model_entry(name, tasks, outcomes)
+
+
+def evaluate_chance(tasks: Sequence[EvalTask]) -> dict[str, Any]:
+    """scores.json of guessing, name "chance": every document and label alike, clusters drawn at random.
+
+    V-measure cannot be read without it: over ten texts of a language, eight random clusters reach about 0.5.
+    """
+    generator = np.random.default_rng(0)
+    outcomes: dict[str, dict[int | None, Outcome]] = {}
+    for task in tasks:
+        count = len(task.queries)
+        if task.kind == "clustering":
+            outcome = outcome_of_clusters(task, generator.integers(len(set(task.labels)), size=count))
+        elif task.kind == "classification":
+            outcome = outcome_of_rows({"accuracy": np.full(count, 0.5)}, task.query_langs, "accuracy")
+        else:
+            alike = [retrieval_values(np.zeros((1, len(task.documents))), [relevant]) for relevant in task.relevant]
+            values = {key: np.concatenate([value[key] for value in alike]) for key in alike[0]}
+            outcome = outcome_of_rows(values, task.query_langs, "ndcg@10")
+        outcomes[task.name] = {None: outcome}
+    return model_entry("chance", tasks, outcomes)
 
 
 def best_outcome(task: EvalTask, rows: Sequence[Example], expand: bool) -> Outcome:

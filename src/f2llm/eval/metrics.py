@@ -7,11 +7,13 @@ Cost: two comparisons per similarity and relevant document; no sorting. Limit: r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from f2llm.core.extras import optional
 
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.integer]
@@ -77,6 +79,11 @@ def v_measure(labels: Sequence[object] | Indices, clusters: Sequence[object] | I
     return float(max(0.0, 2 * (entropies - joint) / entropies)) if entropies else 1.0
 
 
+def adjusted_mutual_information(labels: Sequence[object] | Indices, clusters: Sequence[object] | Indices) -> float:
+    """V-measure corrected for chance (Vinh et al., 2010): random clusters get 0 on average, few texts or many."""
+    return float(optional("sklearn.metrics", "report").adjusted_mutual_info_score(labels, clusters))
+
+
 def entropy(codes_N: Indices) -> float:
     """Entropy in nats of the values of an integer array."""
     share = np.unique(codes_N, return_counts=True)[1] / len(codes_N)
@@ -91,17 +98,17 @@ def mean_by_language(values_N: Floats, langs: Sequence[str]) -> dict[str, tuple[
     return {str(name): (int(n), float(mean)) for name, n, mean in zip(names, counts, means, strict=True)}
 
 
-def v_measure_by_language(
-    labels: Sequence[str], clusters: Indices, langs: Sequence[str]
+def clusters_by_language(
+    labels: Sequence[str], clusters: Indices, langs: Sequence[str], measure: Callable[[Indices, Indices], float]
 ) -> dict[str, tuple[int, float]]:
-    """Count and V-measure within each language that has at least 5 texts and 2 labels."""
+    """Count and `measure` (of labels, clusters) within each language that has at least 5 texts and 2 labels."""
     codes = np.unique(np.array(labels), return_inverse=True)[1]
     names, index = np.unique(np.array(langs), return_inverse=True)
     result = {}
     for number, name in enumerate(names):
         rows = np.flatnonzero(index == number)
         if len(rows) >= MIN_TEXTS and len(np.unique(codes[rows])) >= MIN_LABELS:
-            result[str(name)] = (len(rows), v_measure(codes[rows], clusters[rows]))
+            result[str(name)] = (len(rows), measure(codes[rows], clusters[rows]))
     return result
 
 

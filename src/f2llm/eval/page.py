@@ -20,6 +20,10 @@ USE = """from f2llm.model.embedder import Embedder
 embedder = Embedder.load({path!r})
 queries, documents = embedder.encode_query(["..."]), embedder.encode_document(["...", "..."])
 print(embedder.similarity(queries, documents))"""
+AMI_NOTE = (
+    "The V-measure (v_measure) of a language with few texts is far above zero for random clusters too: compare it with "
+    "the row of guessing, or read the adjusted mutual information (ami), which is the V-measure corrected for chance."
+)
 STAGES = {0: "pruned only", 1: "after stage 1", 2: "after stage 2"}
 
 
@@ -163,11 +167,33 @@ def _models(content: Content, pictures: Mapping[str, str]) -> str:
         "<p>Every score is a mean over languages, so that each language counts the same. "
         f"The tasks are made of held-out rows. {escape(what)}.</p>\n"
         + table(columns, rows)
+        + _other_measures(content)
         + figure(
             pictures["sizes"],
             "Quality against size. Filled: the family. Squares: intermediate models. Diamonds: ablations.",
         )
     )
+
+
+def _other_measures(content: Content) -> str:
+    """What each task measures besides its score; empty where there is nothing more."""
+    others = [
+        (task["name"], measure)
+        for task in content["tasks"]
+        for measure in task["measures"]
+        if measure != task["metric"]
+    ]
+    if not others:
+        return ""
+    entries = [*content["models"], *content["baselines"]]
+    rows = []
+    for entry in entries:
+        values = [entry["tasks"][task]["metrics"][measure] for task, measure in others]
+        cells = [Cell(f"{value:.3f}", value, max(value, 0.0)) for value in values]
+        rows.append(("" if "role" in entry else "baseline", [Cell(escape(baseline_name(entry["name"]))), *cells]))
+    columns = [Column("model", number=False), *(Column(task, measure) for task, measure in others)]
+    note = f"<p>{AMI_NOTE}</p>\n" if any(measure == "ami" for _, measure in others) else ""
+    return f"<h3>Other measures</h3>\n{note}" + table(columns, rows)
 
 
 def _model_row(
@@ -196,7 +222,7 @@ def start(init: str) -> str:
 
 
 def baseline_name(name: str) -> str:
-    known = {"tfidf": "TF-IDF", "tfidf-expanded": "TF-IDF with training queries"}
+    known = {"tfidf": "TF-IDF", "tfidf-expanded": "TF-IDF with training queries", "chance": "guessing"}
     return known.get(name, name)
 
 
@@ -225,9 +251,14 @@ def _comparisons(content: Content, pictures: Mapping[str, str]) -> str:
     )
 
 
+def _tone(value: float) -> str:
+    """The class that colours a gain, a loss, or neither."""
+    return "muted" if value == 0 else "good" if value > 0 else "bad"
+
+
 def _comparison_row(entry: Content) -> list[Cell]:
     clear = not entry["low"] <= 0 <= entry["high"]
-    tone = ("good" if entry["difference"] > 0 else "bad") if clear else "muted"
+    tone = _tone(entry["difference"] if clear else 0.0)
     words = ("A ahead" if entry["difference"] > 0 else "B ahead") if clear else "no clear difference"
     return [
         Cell(escape(entry["title"])),
@@ -268,7 +299,8 @@ def _languages(content: Content, pictures: Mapping[str, str]) -> str:
     rows = [("", _language_row(row, family, best)) for row in _worst_first(content)]
     small_note = f" The hollow circle is {small}." if small != best else ""
     return (
-        "<p>The same scores for every language and script, the worst first: this is where work is needed.</p>\n"
+        "<p>The same scores for every language and script, the worst first: this is where work is needed. "
+        "A score over few rows is a rough one.</p>\n"
         + figure(
             pictures["languages"],
             f"Every language: {best} as a dot, TF-IDF as a tick; the line between them is the gain.{small_note}",
@@ -290,7 +322,7 @@ def _language_row(row: Content, family: Sequence[str], best: str) -> list[Cell]:
         Cell(f"{escape(row['name'])} <code class=muted>{escape(row['tag'])}</code>"),
         *(_score(row["scores"].get(name, 0.0)) for name in family),
         _score(row["baseline"]),
-        Cell(f'<span class="{"good" if gain > 0 else "bad"}">{gain:+.3f}</span>', gain),
+        Cell(f'<span class="{_tone(gain)}">{gain:+.3f}</span>', gain),
         Cell(f"{row['n']:,}", row["n"]),
         Cell(escape(row["script"])),
     ]

@@ -127,7 +127,10 @@ def collect(data: ReportData) -> dict[str, Any]:
         "best": best,
         "tasks": _tasks(baseline),
         "models": [_model(model, baseline) for model in models],
-        "baselines": [{"name": scores["name"], "scores": flat_scores(scores)} for scores in data.baselines],
+        "baselines": [
+            {"name": scores["name"], "scores": flat_scores(scores), "tasks": scores["tasks"]}
+            for scores in data.baselines
+        ],
         "languages": _languages(models, baseline),
         "comparisons": [compare(comparison, models) for comparison in data.comparisons],
         "curves": [asdict(curve) for curve in data.curves],
@@ -166,6 +169,7 @@ def _tasks(baseline: Scores) -> list[dict[str, Any]]:
             "name": name,
             "kind": task["kind"],
             "metric": task["metric"],
+            "measures": list(task["metrics"]),
             "languages": len(task["by_language"]),
             "n": sum(entry["n"] for entry in task["by_language"].values()),
         }
