@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network; read when huggingface_hub is first imported
+
 from f2llm.model import checkpoint
 from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape, matryoshka_dims

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,7 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         change("1_Pooling/config.json", pooling_mode_lasttoken=False, pooling_mode_mean_tokens=True),
         r"pooling is \['mean_tokens'\]",
     ),
-    "two poolings": ("pooling", change("1_Pooling/config.json", pooling_mode_cls_token=True), "'cls_token', 'lasttoken'"),
+    "two poolings": ("pooling", change("1_Pooling/config.json", pooling_mode_cls_token=True), "'cls_token', 'last"),
     "new form": ("pooling", change("1_Pooling/config.json", pooling_mode="mean"), r"pooling is \['mean'\]"),
     "prompt left out": ("pooling", change("1_Pooling/config.json", include_prompt=False), "include_prompt is false"),
     "width of the parent": ("pooling", change("1_Pooling/config.json", word_embedding_dimension=1024), "write 48"),
@@ -84,13 +85,13 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no tokenizer": ("eos", drop("tokenizer.json"), "does not exist"),
     "other eos": ("eos", change("tokenizer_config.json", eos_token="<|endoftext|>"), "eos_token is"),
     "literal eos": ("eos", change("tokenizer_config.json", split_special_tokens=None), "split_special_tokens"),
-    "two limits": ("length", change("tokenizer_config.json", model_max_length=131072), "is 131072, max_seq_length is 40"),
+    "two limits": ("length", change("tokenizer_config.json", model_max_length=131072), "max_seq_length is 40"),
     "limit too far": ("length", change("sentence_bert_config.json", max_seq_length=50000), "write 2 to 40960"),
     "space lost": ("prompts", change(ST, prompts=SPACE_LOST), "the template is exactly"),
     "no query": ("prompts", change(ST, prompts={"document": ""}), "prompts has no 'query'"),
     "no prompts": ("prompts", change(ST, prompts=None), "prompts has no 'document'"),
     "unknown default": ("prompts", change(ST, default_prompt_name="x"), "default_prompt_name is 'x'"),
-    "tensor gone": ("weights", change_weights(lambda t: t.pop("norm.weight")), r"1 of 35 tensors are missing.*norm\.weight"),
+    "tensor gone": ("weights", change_weights(lambda t: t.pop("norm.weight")), r"1 of 35 .* norm\.weight"),
     "not finite": ("weights", change_weights(lambda t: t["norm.weight"].fill_(torch.nan)), "norm.weight holds values"),
     "vectors moved": ("vectors", change_weights(lambda t: t["norm.weight"][:9].mul_(-1)), "a file was changed"),
     "vectors not finite": ("vectors", change_weights(lambda t: t["norm.weight"].fill_(torch.nan)), "cosine nan"),
@@ -111,7 +112,7 @@ def test_each_breakage_is_found_and_named(model_directory: Path, tmp_path: Path,
     breakage(directory)
     failed = [finding for finding in diagnose(directory) if not finding.ok and finding.check == check]
     assert failed
-    pytest.raises(AssertionError, match=message).matches(AssertionError(failed[0].message))
+    assert re.search(message, failed[0].message), failed
 
 
 @pytest.mark.parametrize("file", ["config.json", ST, "modules.json", "tokenizer.json", "reference_vectors.json"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when the packages below are imported: these tests never ask the network
-
 from dataclasses import replace
 from pathlib import Path
 

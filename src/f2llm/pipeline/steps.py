@@ -16,6 +16,7 @@ from f2llm.core.log import log
 from f2llm.core.types import Example
 from f2llm.data import clean, convert, mine
 from f2llm.data.examples import read_examples, write_examples
+from f2llm.data.ngrams import ngram_encoder
 from f2llm.data.store import StageSource, TokenStore, build_store
 from f2llm.model import checkpoint
 from f2llm.model.card import CardFacts, model_card
@@ -58,7 +59,9 @@ def clean_sources(place: Workplace, recipe: Recipe) -> None:
     )
     counts = report.sources.values()
     train, held_out = sum(c.train for c in counts), sum(c.evaluation for c in counts)
-    log(f"  {train:,} rows for training, {held_out:,} for evaluation, {sum(c.dropped.total() for c in counts):,} dropped")
+    log(
+        f"  {train:,} rows for training, {held_out:,} for evaluation, {sum(c.dropped.total() for c in counts):,} dropped"
+    )
 
 
 def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
@@ -89,7 +92,7 @@ def mine_source(place: Workplace, recipe: Recipe, source: SourceConfig) -> None:
     """Training rows -> the same rows with hard negatives."""
     examples = list(_train_examples(place, source.id))
     settings = recipe.mine.model_dump()
-    mined, report = mine.mine(examples, mine.ngram_encoder(), seed=place.seed, **settings)
+    mined, report = mine.mine(examples, ngram_encoder(), seed=place.seed, **settings)
     write_examples(place.directory / "examples.parquet", mined)
     write_json(place.directory / "mining.json", report.to_json())
     log(f"  {report.summary()}")
@@ -253,9 +256,13 @@ def _card_facts(recipe: Recipe, export: Export, decoder: Decoder) -> CardFacts:
 def _history(export: Export) -> list[str]:
     """How the weights came about, one sentence a step."""
     model = export.model
-    origin = f"Pruned from the stage-1 weights of {model.pruned_from} by activation norms." if model.pruned_from else None
+    origin = (
+        f"Pruned from the stage-1 weights of {model.pruned_from} by activation norms." if model.pruned_from else None
+    )
     if origin is None:
-        origin = "Started from random weights." if model.init == "random" else f"Started from the weights in `{model.init}`."
+        origin = (
+            "Started from random weights." if model.init == "random" else f"Started from the weights in `{model.init}`."
+        )
     stages = [stage for stage in model.stages if stage <= export.stage]
     told = {1: "Stage 1: retrieval pairs without instructions.", 2: "Stage 2: all tasks with instructions."}
     history = [origin, *(told[stage] for stage in stages)]
@@ -307,7 +314,12 @@ def _tasks(place: Workplace, recipe: Recipe) -> list[Any]:
             corpus = sorted({row.positive for row in rows if row.doc_lang == source.eval_doc_lang})
         tasks.append(
             build_task(
-                source.id, source.task_type, held_out, corpus, instruction=source.instruction, symmetric=source.symmetric
+                source.id,
+                source.task_type,
+                held_out,
+                corpus,
+                instruction=source.instruction,
+                symmetric=source.symmetric,
             )
         )
     return tasks
