@@ -32,7 +32,8 @@ out = Console(highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model directory or hub id; default: the model built last in this directory.")
+    str | None,
+    typer.Option("--model", "-m", help="Model directory or hub id; default: the model built last in this directory."),
 ]
 Dim = Annotated[int | None, typer.Option("--dim", help="Cut vectors to this many dimensions (a matryoshka size).")]
 
@@ -57,7 +58,9 @@ def build(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key of the recipe: a.b=value (repeatable).")
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Stop after this step, e.g. clean or train/NAME/stage1.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Stop after this step, e.g. clean or train/NAME/stage1.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: data, training, pruning, distillation, export, evaluation, report. Finished steps are skipped."""
@@ -91,7 +94,9 @@ def search(
     source: Annotated[Path, typer.Option("--in", help="A text file or a folder of text files.")],
     model: Model = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Hits per query.")] = 5,
-    instruction: Annotated[str | None, typer.Option(help="Instruction put before the queries; default: the model's own.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Instruction put before the queries; default: the model's own.")
+    ] = None,
     dim: Dim = None,
     as_json: Json = False,
 ) -> None:
@@ -129,8 +134,14 @@ def embed(
     count = embed_files(embedder, files, target, as_query=as_query or instruction is not None, instruction=instruction)
     stats = embedder.last_stats
     rate = stats.tokens / stats.seconds if stats.seconds else 0.0
-    summary = {"out": str(target), "texts": count, "dims": embedder.dims, "tokens": stats.tokens,
-               "truncated": stats.truncated, "tokens_per_second": round(rate, 1)}  # fmt: skip
+    summary = {
+        "out": str(target),
+        "texts": count,
+        "dims": embedder.dims,
+        "tokens": stats.tokens,
+        "truncated": stats.truncated,
+        "tokens_per_second": round(rate, 1),
+    }
     _print(summary, as_json, f"{count:,} vectors of {embedder.dims} dimensions in {target} ({rate:,.0f} tokens/s)")
 
 
@@ -145,7 +156,11 @@ def doctor(
     findings = diagnose(directory)
     healthy = all(finding.ok for finding in findings)
     if as_json:
-        print(json.dumps({"healthy": healthy, "findings": [_as_dict(finding) for finding in findings]}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"healthy": healthy, "findings": [_as_dict(finding) for finding in findings]}, ensure_ascii=False
+            )
+        )
     else:
         for finding in findings:
             mark = "[green]ok[/green]   " if finding.ok else "[red]wrong[/red]"
@@ -161,12 +176,19 @@ def sizes(as_json: Json = False) -> None:
 
     rows = [
         {
-            "name": name, "parameters": shape.parameters, "embedding_parameters": shape.embedding_parameters,
-            "hidden": shape.hidden, "layers": shape.layers, "mlp": shape.mlp, "heads": shape.heads,
-            "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "teacher": TEACHERS.get(name),
+            "name": name,
+            "parameters": shape.parameters,
+            "embedding_parameters": shape.embedding_parameters,
+            "hidden": shape.hidden,
+            "layers": shape.layers,
+            "mlp": shape.mlp,
+            "heads": shape.heads,
+            "kv_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
+            "teacher": TEACHERS.get(name),
         }
         for name, shape in FAMILY.items()
-    ]  # fmt: skip
+    ]
     if as_json:
         print(json.dumps({"sizes": rows}))
         return

@@ -133,7 +133,13 @@ def test_a_narrow_teacher_is_told(tmp_path: Path) -> None:
 def test_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     recipe = checked(
-        path, ["training.stage1.max_steps=7", "models.child.stage2.learning_rate=0.5", "description=a b", "sizes.one.layers=5"]
+        path,
+        [
+            "training.stage1.max_steps=7",
+            "models.child.stage2.learning_rate=0.5",
+            "description=a b",
+            "sizes.one.layers=5",
+        ],
     )
     assert recipe.training.stage1.max_steps == 7
     assert recipe.model("child").stage2.learning_rate == 0.5

@@ -11,11 +11,11 @@ from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape
 from f2llm.text.tokenizer import Tokenizer
 
-WORDS = "sun moon star tree river stone bird fish cloud wind fire snow leaf road house".split()
+WORDS = "sun moon star tree river stone bird fish cloud wind fire snow leaf road house"
 
 
 def sentence(rng: random.Random, low: int = 1, high: int = 9) -> str:
-    return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
+    return " ".join(rng.choices(WORDS.split(" "), k=rng.randint(low, high)))
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,16 @@ def store(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Tok
     sources = []
     for name, kind, rows, negatives in (("pairs", "retrieval", 90, 6), ("groups", "clustering", 40, 6), ("yes", "classification", 20, 1)):  # fmt: skip  # noqa: E501
         examples = [
-            Example(str(i), sentence(rng), sentence(rng), tuple(sentence(rng) for _ in range(negatives)), kind, name, "eng_Latn", "eng_Latn")  # type: ignore[arg-type]  # fmt: skip  # noqa: E501
+            Example(
+                str(i),
+                sentence(rng),
+                sentence(rng),
+                tuple(sentence(rng) for _ in range(negatives)),
+                kind,
+                name,
+                "eng_Latn",
+                "eng_Latn",
+            )
             for i in range(rows)
         ]
         sources.append((StageSource(name, kind, "Find it.", symmetric=name == "pairs"), examples))  # type: ignore[arg-type]

@@ -8,17 +8,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from f2llm.core.errors import InterruptedRun, TrainingError
+from f2llm.core.errors import InterruptedRunError, TrainingError
 from f2llm.data.store import TokenStore
 from f2llm.model.decoder import Decoder
 from f2llm.train.state import latest_checkpoint, verify
 from f2llm.train.trainer import TrainSettings, train
 
 SETTINGS = TrainSettings(
-    stage=2, steps=14, global_batch=16, learning_rate=1e-3, hard_negatives=3, clustering_hard_negatives=4, dims=(8, 16),
-    temperature=0.05, distill_weight=1.0, mask_duplicates=True, warmup_steps=3, min_learning_rate=1e-6, weight_decay=0.01,
-    betas=(0.9, 0.98), clip_norm=1.0, micro_batch_tokens=10_000, checkpoint_every=5, milestones=2, seed=3,
-)  # fmt: skip
+    stage=2,
+    steps=14,
+    global_batch=16,
+    learning_rate=1e-3,
+    hard_negatives=3,
+    clustering_hard_negatives=4,
+    dims=(8, 16),
+    temperature=0.05,
+    distill_weight=1.0,
+    mask_duplicates=True,
+    warmup_steps=3,
+    min_learning_rate=1e-6,
+    weight_decay=0.01,
+    betas=(0.9, 0.98),
+    clip_norm=1.0,
+    micro_batch_tokens=10_000,
+    checkpoint_every=5,
+    milestones=2,
+    seed=3,
+)
 
 
 def fresh(decoder: Decoder) -> Decoder:
@@ -112,7 +128,7 @@ def test_sigterm_saves_and_says_so(
         return step(self, number)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer._Run, "step", signalled)
-    with pytest.raises(InterruptedRun) as stopped:
+    with pytest.raises(InterruptedRunError) as stopped:
         train(fresh(decoder), store, SETTINGS, tmp_path)
     assert stopped.value.exit_code == 75
     newest = latest_checkpoint(tmp_path / "checkpoints")

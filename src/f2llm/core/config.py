@@ -188,6 +188,7 @@ class RecipeFile:
 
     def __init__(self, path: Path, overrides: list[str]) -> None:
         self.path = path
+        self.command = " ".join(["f2llm build", str(path), *(f"--set {override}" for override in overrides)])
         try:
             self.text = path.read_text(encoding="utf-8")
         except OSError as error:

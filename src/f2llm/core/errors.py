@@ -48,7 +48,7 @@ class MissingDependencyError(F2LLMError):
     exit_code = 7
 
 
-class InterruptedRun(F2LLMError):
+class InterruptedRunError(F2LLMError):
     """The run was asked to stop, has saved its state and can be continued (sysexits EX_TEMPFAIL)."""
 
     exit_code = 75

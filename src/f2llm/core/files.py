@@ -43,7 +43,9 @@ def explained(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise StorageError(f"no space left while writing {target}; free some space and run the command again") from error
+            raise StorageError(
+                f"no space left while writing {target}; free some space and run the command again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise StorageError(f"cannot write {target}: {error.strerror}; choose another --out") from error
         raise

@@ -47,7 +47,9 @@ class TokenStore:
         self.offsets: NDArray[np.int64] = np.load(directory / "offsets.npy", mmap_mode="r")
         size = (directory / "tokens.bin").stat().st_size
         if size != 4 * int(self.offsets[-1]):
-            raise DataError(f"{directory}/tokens.bin has {size} bytes, {4 * int(self.offsets[-1])} expected; build again")
+            raise DataError(
+                f"{directory}/tokens.bin has {size} bytes, {4 * int(self.offsets[-1])} expected; build again"
+            )
         self.tokens: NDArray[np.uint32] = np.memmap(directory / "tokens.bin", dtype=np.uint32, mode="r")
         self.rows: dict[str, NDArray[np.int32]] = {
             source: np.load(directory / "rows" / f"{source}.npy", mmap_mode="r") for source in self.meta["sources"]
@@ -173,4 +175,3 @@ def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
     """DataError when a store was made with another tokenizer."""
     if store.meta["tokenizer"] != tokenizer.digest():
         raise DataError(f"{store.directory} was tokenised with another tokenizer; tokenise the data again")
-

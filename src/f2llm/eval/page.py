@@ -20,9 +20,9 @@ USE = """from f2llm.model.embedder import Embedder
 embedder = Embedder.load({path!r})
 queries, documents = embedder.encode_query(["..."]), embedder.encode_document(["...", "..."])
 print(embedder.similarity(queries, documents))"""
-AMI_NOTE = (
+V_MEASURE_NOTE = (
     "The V-measure (v_measure) of a language with few texts is far above zero for random clusters too: compare it with "
-    "the row of guessing, or read the adjusted mutual information (ami), which is the V-measure corrected for chance."
+    "the row of guessing. The score above is the adjusted mutual information (ami), the same corrected for chance."
 )
 STAGES = {0: "pruned only", 1: "after stage 1", 2: "after stage 2"}
 
@@ -192,7 +192,7 @@ def _other_measures(content: Content) -> str:
         cells = [Cell(f"{value:.3f}", value, max(value, 0.0)) for value in values]
         rows.append(("" if "role" in entry else "baseline", [Cell(escape(baseline_name(entry["name"]))), *cells]))
     columns = [Column("model", number=False), *(Column(task, measure) for task, measure in others)]
-    note = f"<p>{AMI_NOTE}</p>\n" if any(measure == "ami" for _, measure in others) else ""
+    note = f"<p>{V_MEASURE_NOTE}</p>\n" if any(measure == "v_measure" for _, measure in others) else ""
     return f"<h3>Other measures</h3>\n{note}" + table(columns, rows)
 
 
@@ -346,9 +346,9 @@ def _searches(content: Content) -> str:
         hits = "".join(
             f'<li>{escape(text)} <span class="muted">{score:.2f}</span></li>' for score, text in search["hits"]
         )
-        parts.append(
-            f'<div class="tile"><h3 style="margin:0" dir="auto">{escape(search["query"])}</h3><ol>{hits}</ol></div>'
-        )
+        seen = "held out from training" if search["held_out"] else "also in the training data"
+        title = f'<h3 style="margin:0" dir="auto">{escape(search["query"])}</h3>'
+        parts.append(f'<div class="tile">{title}<span class="muted">{seen}</span><ol>{hits}</ol></div>')
     return f'<p>What the model finds for a few queries.</p>\n<div class="searches">{"".join(parts)}</div>\n'
 
 

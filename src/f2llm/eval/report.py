@@ -66,10 +66,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSearch:
-    """A query and what the default model finds for it: (score, text), best first."""
+    """A query and what the default model finds for it: (score, text), best first; `held_out` from training or not."""
 
     query: str
     hits: Sequence[tuple[float, str]]
+    held_out: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

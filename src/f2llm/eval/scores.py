@@ -16,7 +16,7 @@ from f2llm.eval import metrics
 from f2llm.eval.metrics import Floats
 from f2llm.eval.tasks import EvalTask
 
-METRIC: dict[TaskType, str] = {"retrieval": "ndcg@10", "clustering": "v_measure", "classification": "accuracy"}
+METRIC: dict[TaskType, str] = {"retrieval": "ndcg@10", "clustering": "ami", "classification": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,17 @@ def outcome_of_rows(values: Mapping[str, Floats], langs: Sequence[str], metric: 
 
 
 def outcome_of_clusters(task: EvalTask, clusters: Any) -> Outcome:
-    """Outcome of a clustering: measures within each language's texts; micro is the V-measure over all texts.
+    """Outcome of a clustering: measures within each language's texts; micro is the AMI over all texts.
 
-    V-measure is the field's measure, but random clusters of few texts already reach 0.5 of it; "ami" is free of that.
+    V-measure is the field's measure, but random clusters of few texts already reach 0.5 of it; the adjusted mutual
+    information (ami) is the same measure corrected for chance, and the score (docs/decisions/0005).
     """
     measures = {"v_measure": metrics.v_measure, "ami": metrics.adjusted_mutual_information}
     by_language = {
         name: metrics.clusters_by_language(task.labels, clusters, task.query_langs, measure)
         for name, measure in measures.items()
     }
-    return Outcome(by_language, metrics.v_measure(task.labels, clusters))
+    return Outcome(by_language, metrics.adjusted_mutual_information(task.labels, clusters))
 
 
 def retrieval_values(scores_BN: Floats, relevant: Sequence[Sequence[int]]) -> dict[str, Floats]:

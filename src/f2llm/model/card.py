@@ -25,6 +25,7 @@ class CardFacts:
 def model_card(facts: CardFacts) -> str:
     """Markdown with the metadata header that model hubs read."""
     shape = facts.shape
+    smaller = ", ".join(map(str, facts.dims[:-1])) or "no smaller size"
     history = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(facts.history, start=1))
     instructions = "\n".join(f"| `{source}` | {text} |" for source, text in facts.sources.items())
     return f"""---
@@ -36,9 +37,10 @@ tags: [sentence-transformers, feature-extraction, multilingual, matryoshka, f2ll
 # {facts.name}
 
 A text embedding model of {shape.parameters:,} parameters ({shape.embedding_parameters:,} of them the token table):
-{shape.layers} layers, hidden size {shape.hidden}, MLP {shape.mlp}, {shape.heads} heads ({shape.kv_heads} for keys and values).
-Vectors have {shape.hidden} dimensions and may be cut to {", ".join(map(str, facts.dims[:-1])) or "no smaller size"} and normalised again.
-The embedding is the last token's hidden state (EOS), L2-normalised. Texts are read up to {facts.max_seq_length} tokens.
+{shape.layers} layers, hidden size {shape.hidden}, MLP {shape.mlp}, {shape.heads} heads
+({shape.kv_heads} for keys and values). Vectors have {shape.hidden} dimensions and may be cut to {smaller} and
+normalised again. The embedding is the last token's hidden state (EOS), L2-normalised.
+Texts are read up to {facts.max_seq_length} tokens.
 
 ## Use
 
@@ -46,7 +48,7 @@ The embedding is the last token's hidden state (EOS), L2-normalised. Texts are r
 from f2llm import Embedder
 
 model = Embedder.load("path/to/{facts.name}")
-queries = model.encode_query(["..."], instruction="Given a question, retrieve passages that can help answer the question.")
+queries = model.encode_query(["..."], instruction="Given a question, retrieve passages that answer it.")
 documents = model.encode_document(["..."])
 scores = model.similarity(queries, documents)
 ```
@@ -68,7 +70,8 @@ Instructions seen in training, by source (their prompts are stored under these n
 
 ## Limits
 
-It knows the kinds of text and the languages of its recipe; the recipe's report has the score of each language, worst first.
+It knows the kinds of text and the languages of its recipe; the recipe's report has the score of each language,
+worst first.
 
 Check this directory at any time with `f2llm doctor path/to/{facts.name}`.
 """

@@ -1,1 +1,1 @@
-"""Runs a recipe: `plan` says which steps there are, `runner` runs those that are not up to date, `steps` does the work."""
+"""Runs a recipe: `plan` says which steps there are, `runner` runs the stale ones, `steps` does the work."""

@@ -15,7 +15,11 @@ DEFAULT_MODEL = BUILD_ROOT / "default-model.json"
 
 
 def build(
-    recipe_path: Path | str, *, out: Path | str | None = None, overrides: list[str] | None = None, until: str | None = None
+    recipe_path: Path | str,
+    *,
+    out: Path | str | None = None,
+    overrides: list[str] | None = None,
+    until: str | None = None,
 ) -> BuildResult:
     """Run the recipe at `recipe_path` into `out` (`build/NAME` unless given) and return what ran and what was skipped.
 

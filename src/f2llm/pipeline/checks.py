@@ -31,9 +31,15 @@ def model_shape(recipe: Recipe, model: ModelConfig, vocab_size: int) -> Shape:
     if model.size in recipe.sizes:
         size = recipe.sizes[model.size]
         return Shape(
-            hidden=size.hidden, layers=size.layers, mlp=size.mlp, heads=size.heads, kv_heads=size.kv_heads,
-            head_dim=size.head_dim, vocab_size=vocab_size, rope_theta=size.rope_theta,
-        )  # fmt: skip
+            hidden=size.hidden,
+            layers=size.layers,
+            mlp=size.mlp,
+            heads=size.heads,
+            kv_heads=size.kv_heads,
+            head_dim=size.head_dim,
+            vocab_size=vocab_size,
+            rope_theta=size.rope_theta,
+        )
     return FAMILY[model.size]
 
 
@@ -103,7 +109,9 @@ def _check_model(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfi
         raise file.fail(place, str(error)) from None
     for stage in model.stages:
         if not any(stage in source.stages for source in recipe.sources):
-            raise file.fail((*where, "stages"), f"no source trains in stage {stage}; add {stage} to a source's `stages`")
+            raise file.fail(
+                (*where, "stages"), f"no source trains in stage {stage}; add {stage} to a source's `stages`"
+            )
     smallest = recipe.training.matryoshka_min_dim
     if smallest is not None and smallest > shape.hidden:
         problem = f"is {smallest}, more than the hidden size {shape.hidden} of {model.name}"
@@ -118,10 +126,14 @@ def _check_teacher(recipe: Recipe, file: RecipeFile, index: int, model: ModelCon
     where = ("models", index, "teacher")
     teacher = _named(recipe, file, where, model.teacher)
     if 2 not in teacher.stages or 2 not in model.stages:
-        raise file.fail(where, f"distillation happens in stage 2; {model.name} and {teacher.name} must both train in it")
+        raise file.fail(
+            where, f"distillation happens in stage 2; {model.name} and {teacher.name} must both train in it"
+        )
     width = model_shape(recipe, teacher, 1000).hidden
     if width < shape.hidden:
-        problem = f"{teacher.name} has {width} dims, fewer than the {shape.hidden} of {model.name}; take a larger teacher"
+        problem = (
+            f"{teacher.name} has {width} dims, fewer than the {shape.hidden} of {model.name}; take a larger teacher"
+        )
         raise file.fail(where, problem)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from f2llm.core.config import ModelConfig, Recipe, RecipeFile, SourceConfig, StageConfig
-from f2llm.pipeline import steps
+from f2llm.pipeline import evaluation, reporting, steps
 from f2llm.pipeline.checks import check_recipe, model_shape, training_order
 from f2llm.pipeline.runner import Step
 
@@ -21,7 +21,7 @@ def make_plan(recipe: Recipe, file: RecipeFile) -> list[Step]:
     for export in exports(recipe, file):
         plan += _export_steps(recipe, export)
     plan.append(_baseline_step(recipe))
-    plan.append(_report_step(recipe, file))
+    plan.append(_report_step(recipe, file, [step.name for step in plan]))
     return plan
 
 
@@ -74,8 +74,12 @@ def _data_steps(recipe: Recipe, file: RecipeFile) -> list[Step]:
     )
     for source in recipe.sources:
         config = {"mine": recipe.mine.model_dump(), **_dump(source, "id", "task_type")}
-        plan.append(Step(f"mine/{source.id}", partial(steps.mine_source, recipe=recipe, source=source), config, ["clean"]))
-    plan += [_tokenize_step(recipe, stage) for stage in (1, 2) if any(stage in source.stages for source in recipe.sources)]
+        plan.append(
+            Step(f"mine/{source.id}", partial(steps.mine_source, recipe=recipe, source=source), config, ["clean"])
+        )
+    plan += [
+        _tokenize_step(recipe, stage) for stage in (1, 2) if any(stage in source.stages for source in recipe.sources)
+    ]
     return plan
 
 
@@ -147,22 +151,26 @@ def _export_steps(recipe: Recipe, export: Export) -> list[Step]:
     }
     name = f"export/{export.name}"
     run = partial(steps.export_model, recipe=recipe, export=export)
-    evaluation = partial(steps.evaluate_model, recipe=recipe, export=export)
+    score = partial(evaluation.evaluate_model, recipe=recipe, export=export)
     return [
         Step(name, run, config, ["tokenizer", export.weights]),
-        Step(f"evaluate/{export.name}", evaluation, _evaluation_config(recipe), [name, "clean"]),
+        Step(f"evaluate/{export.name}", score, _evaluation_config(recipe), [name, "clean"]),
     ]
 
 
 def _baseline_step(recipe: Recipe) -> Step:
-    return Step("baseline", partial(steps.evaluate_baseline, recipe=recipe), _evaluation_config(recipe), ["clean"])
+    return Step(
+        "baseline", partial(evaluation.evaluate_baselines, recipe=recipe), _evaluation_config(recipe), ["clean"]
+    )
 
 
-def _report_step(recipe: Recipe, file: RecipeFile) -> Step:
+def _report_step(recipe: Recipe, file: RecipeFile, before: list[str]) -> Step:
     found = exports(recipe, file)
     config = {"report": recipe.report.model_dump(), "name": recipe.name, "description": recipe.description}
     inputs = ["clean", "baseline", *(f"evaluate/{e.name}" for e in found), *dict.fromkeys(e.weights for e in found)]
-    return Step("report", partial(steps.make_report, recipe=recipe, exports=found, recipe_path=file.path), config, inputs)
+    inputs.append(f"export/{recipe.report.default_model}")
+    run = partial(reporting.make_report, recipe=recipe, exports=found, steps=before, command=file.command)
+    return Step("report", run, config, inputs)
 
 
 def _evaluation_config(recipe: Recipe) -> dict[str, Any]:

@@ -84,9 +84,9 @@ def run_steps(steps: Sequence[Step], out: Path, *, seed: int, until: str | None 
     return result
 
 
-def manifests(steps: Sequence[Step], out: Path) -> list[dict[str, Any]]:
-    """The manifests of the finished steps, in order."""
-    found = [_manifest(out / step.name) for step in steps]
+def manifests(out: Path, steps: Sequence[str]) -> list[dict[str, Any]]:
+    """The manifests of those of `steps` that are finished, in order."""
+    found = [_manifest(out / name) for name in steps]
     return [manifest for manifest in found if manifest is not None]
 
 

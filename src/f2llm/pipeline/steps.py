@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from f2llm.core.config import ModelConfig, Recipe, SourceConfig
 from f2llm.core.errors import ConfigError
-from f2llm.core.files import read_json, write_json
+from f2llm.core.files import write_json
 from f2llm.core.log import log
 from f2llm.core.types import Example
 from f2llm.data import clean, convert, mine
@@ -21,7 +20,6 @@ from f2llm.data.store import StageSource, TokenStore, build_store
 from f2llm.model import checkpoint
 from f2llm.model.card import CardFacts, model_card
 from f2llm.model.decoder import Decoder
-from f2llm.model.embedder import Embedder
 from f2llm.model.prune import prune, score_channels
 from f2llm.model.sizes import matryoshka_dims
 from f2llm.pipeline.checks import model_shape
@@ -59,9 +57,8 @@ def clean_sources(place: Workplace, recipe: Recipe) -> None:
     )
     counts = report.sources.values()
     train, held_out = sum(c.train for c in counts), sum(c.evaluation for c in counts)
-    log(
-        f"  {train:,} rows for training, {held_out:,} for evaluation, {sum(c.dropped.total() for c in counts):,} dropped"
-    )
+    dropped = sum(c.dropped.total() for c in counts)
+    log(f"  {train:,} rows for training, {held_out:,} for evaluation, {dropped:,} dropped")
 
 
 def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
@@ -79,18 +76,19 @@ def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
 
 def _training_texts(place: Workplace, source: SourceConfig) -> Iterator[str]:
     """Texts as the model will read them, so that the instructions' words become tokens too."""
-    for example in _train_examples(place, source.id):
+    for example in train_examples(place, source.id):
         yield with_prompt(example.query, query_prompt(source.instruction))
         yield example.positive
 
 
-def _train_examples(place: Workplace, source: str) -> Iterator[Example]:
+def train_examples(place: Workplace, source: str) -> Iterator[Example]:
+    """The training rows of a source after cleaning."""
     return read_examples(place.artifact("clean") / "train" / f"{source}.parquet")
 
 
 def mine_source(place: Workplace, recipe: Recipe, source: SourceConfig) -> None:
     """Training rows -> the same rows with hard negatives."""
-    examples = list(_train_examples(place, source.id))
+    examples = list(train_examples(place, source.id))
     settings = recipe.mine.model_dump()
     mined, report = mine.mine(examples, ngram_encoder(), seed=place.seed, **settings)
     write_examples(place.directory / "examples.parquet", mined)
@@ -275,63 +273,3 @@ def _prompts(recipe: Recipe) -> dict[str, str]:
     """Prompt by name: "query" and "document", and one for each source's own instruction."""
     own = {source.id: query_prompt(source.instruction) for source in recipe.sources if source.instruction}
     return {"query": query_prompt(recipe.query_instruction), "document": "", **own}
-
-
-def evaluate_model(place: Workplace, recipe: Recipe, export: Export) -> None:
-    """Scores of an exported model on the held-out rows."""
-    from f2llm.eval.evaluate import evaluate
-
-    embedder = Embedder.load(place.artifact(f"export/{export.name}") / "model")
-    scores = evaluate(embedder, _tasks(place, recipe), name=export.name, dims=embedder.matryoshka_dims)
-    write_json(place.directory / "scores.json", scores)
-    log(f"  macro {scores['macro']:.3f}, " + ", ".join(f"{n} {t['score']:.3f}" for n, t in scores["tasks"].items()))
-
-
-def evaluate_baseline(place: Workplace, recipe: Recipe) -> None:
-    """Scores of character n-gram TF-IDF on the same held-out rows."""
-    from f2llm.eval.baseline import evaluate_tfidf
-
-    started = time.monotonic()
-    training = {source.id: list(_train_examples(place, source.id)) for source in recipe.sources if source.evaluate}
-    scores = evaluate_tfidf(_tasks(place, recipe), training)
-    write_json(place.directory / "scores.json", scores)
-    log(f"  TF-IDF macro {scores['macro']:.3f} in {time.monotonic() - started:.0f} s")
-
-
-def _tasks(place: Workplace, recipe: Recipe) -> list[Any]:
-    from f2llm.eval.tasks import build_task
-
-    tasks = []
-    for source in recipe.sources:
-        if not source.evaluate:
-            continue
-        held_out = list(read_examples(place.artifact("clean") / "eval" / f"{source.id}.parquet"))
-        if not held_out:
-            continue
-        corpus: list[str] = []
-        if source.task_type == "retrieval" and source.eval_doc_lang:
-            rows = _train_examples(place, source.id)
-            corpus = sorted({row.positive for row in rows if row.doc_lang == source.eval_doc_lang})
-        tasks.append(
-            build_task(
-                source.id,
-                source.task_type,
-                held_out,
-                corpus,
-                instruction=source.instruction,
-                symmetric=source.symmetric,
-            )
-        )
-    return tasks
-
-
-def make_report(place: Workplace, recipe: Recipe, exports: Sequence[Export], recipe_path: Path) -> None:
-    """report.html, report.json and figures/ from everything before."""
-    from f2llm.pipeline.reporting import write
-
-    write(place, recipe, exports, recipe_path)
-
-
-def read_scores(place: Workplace, step: str) -> dict[str, Any]:
-    scores: dict[str, Any] = read_json(place.artifact(step) / "scores.json")
-    return scores

@@ -9,37 +9,45 @@ from rich.markup import escape
 from rich.table import Table
 
 from f2llm.core.files import read_json
+from f2llm.eval.page import baseline_name
+
+WIDTH = 112  # what the table needs; a narrower terminal wraps its lines
 
 
 def print_summary(out: Console, directory: Path) -> None:
     """Read DIRECTORY/report and print the table, the example searches and the report's path."""
-    report = read_json(directory / "report" / "report.json")
-    tasks = list(report["baseline"]["tasks"])
-    table = Table("model", "parameters", "dims", "stage", "teacher", *tasks, "macro", "tokens/s", box=None, padding=(0, 1))
-    for model in report["models"]:
-        scores = model["scores"]
+    report = directory / "report"
+    content = read_json(report / "report.json")
+    tasks = [*(task["name"] for task in content["tasks"]), "macro"]
+    measures = [task["metric"] for task in content["tasks"]]
+    heads = [f"{task}\n{measure}" for task, measure in zip(tasks, [*measures, "mean"], strict=True)]
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("model", no_wrap=True)
+    for head in ("stage", "parameters", "dims", *heads, "tokens/s"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for model in content["models"]:
+        scores = [f"{model['scores'][task]:.3f}" for task in tasks]
         table.add_row(
-            model["name"], f"{model['parameters']:,}", str(max(model["dims"])), str(model["stage"]), model["teacher"] or "-",
-            *(f"{scores['tasks'][task]['score']:.3f}" for task in tasks), f"[bold]{scores['macro']:.3f}[/bold]",
-            f"{model['tokens_per_second']:,.0f}",
+            model["name"], str(model["stage"]), f"{model['parameters']:,}", str(model["dims"]), *scores, f"{model['tokens_per_second']:,.0f}",
         )  # fmt: skip
-    baseline = report["baseline"]
-    table.add_row(
-        "TF-IDF, character n-grams", "-", "-", "-", "-", *(f"{baseline['tasks'][task]['score']:.3f}" for task in tasks),
-        f"[bold]{baseline['macro']:.3f}[/bold]", "-",
-    )  # fmt: skip
-    out.print(table)
-    _print_searches(out, directory)
-    out.print(f"\nreport: {directory / 'report' / 'report.html'}")
+    for baseline in content["baselines"]:
+        scores = [f"{baseline['scores'][task]:.3f}" for task in tasks]
+        table.add_row(f"[dim]{baseline_name(baseline['name'])}", "", "", "", *scores, "")
+    out.print(table, width=max(out.width, WIDTH))
+    _print_searches(out, report)
+    out.print(f"\nreport: {report / 'report.html'}")
 
 
-def _print_searches(out: Console, directory: Path) -> None:
-    path = directory / "report" / "searches.json"
+def _print_searches(out: Console, report: Path) -> None:
+    path = report / "searches.json"
     if not path.exists():
         return
     searches = read_json(path)
-    corpus = directory / "report" / searches["corpus"]
+    corpus = report / searches["corpus"]
     out.print(f"\nsearches with {searches['model']} in {corpus}:")
-    for search in searches["results"]:
-        hits = ", ".join(f"{hit['text']} ({hit['score']:.2f})" for hit in search["hits"])
-        out.print(f"  {escape(search['query'])} -> {escape(hits)}")
+    for found in searches["results"]:
+        hits = ", ".join(f"{text} ({score:.2f})" for score, text in found["hits"])
+        seen = "held out" if found["held_out"] else "seen in training"
+        out.print(f"  {escape(found['query'])} [dim]({seen})[/dim] -> {escape(hits)}")
+    query = searches["results"][0]["query"]
+    out.print(f'\ntry:    f2llm search "{escape(query)}" --in {corpus}')

@@ -100,7 +100,6 @@ def _check_space(directory: Path, model: nn.Module) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise StorageError(
-            f"a checkpoint needs {needed / 1e6:.0f} MB in {directory.parent}, {free / 1e6:.0f} MB are free; free some space"
+            f"a checkpoint needs {needed / 1e6:.0f} MB in {directory.parent}, {free / 1e6:.0f} MB are free; "
+            f"free some space"
         )
-
-

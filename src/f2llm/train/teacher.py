@@ -7,6 +7,7 @@ a killed computation continues where the last chunk ended. Vectors are not norma
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class TeacherVectors:
         return torch.from_numpy(np.asarray(self.vectors[places], dtype=np.float32))
 
 
-def _open_vectors(directory: Path, count: int, dim: int) -> tuple[NDArray[np.float16], int]:
+def _open_vectors(directory: Path, count: int, dim: int) -> tuple[np.memmap[Any, np.dtype[np.float16]], int]:
     """The vectors' memory map and how many texts (in length order) it already holds."""
     path, progress = directory / "vectors.f16", directory / "done.json"
     if progress.exists() and path.exists() and path.stat().st_size == 2 * count * dim:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from f2llm.core.errors import InterruptedRun, TrainingError
+from f2llm.core.errors import InterruptedRunError, TrainingError
 from f2llm.core.files import digest_json, write_json
 from f2llm.core.log import Bar, log
 from f2llm.core.types import TaskType
@@ -80,7 +80,7 @@ def train(
 ) -> None:
     """Train `decoder` in place; `directory` receives metrics.jsonl, checkpoints/ and milestones/.
 
-    Picks up the newest valid checkpoint there. SIGTERM saves at the next step and raises InterruptedRun.
+    Picks up the newest valid checkpoint there. SIGTERM saves at the next step and raises InterruptedRunError.
     """
     run = _Run(decoder, store, settings, directory, teacher)
     first = run.resume()
@@ -92,13 +92,18 @@ def train(
             if stop.is_set() or (step + 1) % settings.checkpoint_every == 0:
                 run.save(step + 1)
             if stop.is_set():
-                raise InterruptedRun(f"stopped after step {step + 1} as asked; run the same command to continue")
+                raise InterruptedRunError(f"stopped after step {step + 1} as asked; run the same command to continue")
     run.metrics.close()
 
 
 class _Run:
     def __init__(
-        self, decoder: Decoder, store: TokenStore, settings: TrainSettings, directory: Path, teacher: TeacherVectors | None
+        self,
+        decoder: Decoder,
+        store: TokenStore,
+        settings: TrainSettings,
+        directory: Path,
+        teacher: TeacherVectors | None,
     ) -> None:
         self.decoder, self.store, self.settings, self.teacher = decoder, store, settings, teacher
         self.directory, self.checkpoints = directory, directory / "checkpoints"
@@ -127,9 +132,12 @@ class _Run:
         started = time.perf_counter()
         settings = self.settings
         rate = learning_rate(
-            step, settings.steps,
-            peak=settings.learning_rate, floor=settings.min_learning_rate, warmup=settings.warmup_steps,
-        )  # fmt: skip
+            step,
+            settings.steps,
+            peak=settings.learning_rate,
+            floor=settings.min_learning_rate,
+            warmup=settings.warmup_steps,
+        )
         batch, task_type, epoch = self._batch(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss, parts = backward(self.decoder, batch, self._loss(batch, task_type), settings.micro_batch_tokens)
@@ -141,10 +149,18 @@ class _Run:
         if step + 1 in self.milestones:
             self._keep(step + 1)
         entry = {
-            "step": step, "stage": settings.stage, "epoch": epoch, "source": batch.source, "loss": loss.item(),
-            **parts, "lr": rate, "grad_norm": norm.item(), "tokens": batch.tokens, "rows": len(batch.query),
+            "step": step,
+            "stage": settings.stage,
+            "epoch": epoch,
+            "source": batch.source,
+            "loss": loss.item(),
+            **parts,
+            "lr": rate,
+            "grad_norm": norm.item(),
+            "tokens": batch.tokens,
+            "rows": len(batch.query),
             "seconds": round(time.perf_counter() - started, 4),
-        }  # fmt: skip
+        }
         self.metrics.write(entry)
         return entry
 
@@ -162,7 +178,9 @@ class _Run:
 
         def loss(E_ND: Tensor) -> tuple[Tensor, dict[str, float]]:
             Q_BD = E_ND[batch.query]
-            parts = {"hard": hard_loss(Q_BD, E_ND[candidates.clamp_min(0)], candidates >= 0, dims, settings.temperature)}
+            parts = {
+                "hard": hard_loss(Q_BD, E_ND[candidates.clamp_min(0)], candidates >= 0, dims, settings.temperature)
+            }
             if task_type == "retrieval":
                 parts["in_batch"] = in_batch_loss(Q_BD, E_ND[batch.positive], dims, settings.temperature, same)
             if self.teacher is not None:
@@ -187,8 +205,8 @@ class _Run:
         path = self.directory / "non-finite-batch.json"
         write_json(path, {"step": step, "source": batch.source, "text_ids": batch.text_ids.tolist()})
         raise TrainingError(
-            f"step {step} on source {batch.source!r} gave loss {loss.item()} and gradient norm {norm.item()}; nothing was "
-            f"updated, the batch is in {path}; lower the learning rate or look at those texts"
+            f"step {step} on source {batch.source!r} gave loss {loss.item()} and gradient norm {norm.item()}; "
+            f"nothing was updated, the batch is in {path}; lower the learning rate or look at those texts"
         )
 
 

@@ -1,0 +1,71 @@
+"""The evaluation steps: held-out rows -> tasks -> scores of every model and of the baselines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from f2llm.core.config import Recipe, SourceConfig
+from f2llm.core.errors import ConfigError
+from f2llm.core.files import write_json
+from f2llm.core.log import log
+from f2llm.data.examples import read_examples
+from f2llm.eval.baseline import evaluate_chance, evaluate_tfidf
+from f2llm.eval.evaluate import evaluate
+from f2llm.eval.tasks import EvalTask, build_task
+from f2llm.model.embedder import Embedder
+from f2llm.pipeline.runner import Workplace
+from f2llm.pipeline.steps import train_examples
+
+if TYPE_CHECKING:
+    from f2llm.pipeline.plan import Export
+
+
+def evaluate_model(place: Workplace, recipe: Recipe, export: Export) -> None:
+    """Scores of an exported model on the held-out rows, with instructions if it was trained with them."""
+    embedder = Embedder.load(place.artifact(f"export/{export.name}") / "model")
+    scores = evaluate(embedder, evaluation_tasks(place, recipe), name=export.name, instructions=export.stage == 2)
+    write_json(place.directory / "timing.json", {"tokens_per_second": scores.pop("tokens_per_second")})
+    write_json(place.directory / "scores.json", scores)
+    log(f"  macro {scores['macro']:.3f}, " + ", ".join(f"{n} {t['score']:.3f}" for n, t in scores["tasks"].items()))
+
+
+def evaluate_baselines(place: Workplace, recipe: Recipe) -> None:
+    """Scores of character n-gram TF-IDF, of TF-IDF with expanded documents, and of guessing, on the same rows."""
+    tasks = evaluation_tasks(place, recipe)
+    training = {source.id: list(train_examples(place, source.id)) for source in recipe.sources if source.evaluate}
+    found = [
+        evaluate_tfidf(tasks, training),
+        evaluate_tfidf(tasks, training, expand_documents=True),
+        evaluate_chance(tasks),
+    ]
+    write_json(place.directory / "scores.json", found)
+    log("  macro: " + ", ".join(f"{scores['name']} {scores['macro']:.3f}" for scores in found))
+
+
+def evaluation_tasks(place: Workplace, recipe: Recipe) -> list[EvalTask]:
+    """One task for each source that is evaluated and has held-out rows; ConfigError where there is none."""
+    tasks = []
+    for source in recipe.sources:
+        path = place.artifact("clean") / "eval" / f"{source.id}.parquet"
+        held_out = list(read_examples(path)) if source.evaluate else []
+        if held_out:
+            tasks.append(
+                build_task(
+                    source.id,
+                    source.task_type,
+                    held_out,
+                    _corpus(place, source),
+                    instruction=source.instruction,
+                    symmetric=source.symmetric,
+                )
+            )
+    if not tasks:
+        raise ConfigError("no row is held out for evaluation: raise clean.held_out_fraction or set evaluate = true")
+    return tasks
+
+
+def _corpus(place: Workplace, source: SourceConfig) -> list[str]:
+    """Training documents that held-out queries are searched among besides the held-out ones."""
+    if source.task_type != "retrieval" or source.eval_doc_lang is None:
+        return []
+    return sorted({row.positive for row in train_examples(place, source.id) if row.doc_lang == source.eval_doc_lang})
