@@ -18,12 +18,15 @@ from typing import Any
 
 from f2llm.core.errors import DataError, StorageError
 
+_REFUSALS = frozenset({errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary neighbour of `path` to write to; rename it over `path` when the block ends without an error."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with explained(target):
@@ -46,7 +49,7 @@ def explained(target: Path) -> Iterator[None]:
             raise StorageError(
                 f"no space left while writing {target}; free some space and run the command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _REFUSALS:
             raise StorageError(f"cannot write {target}: {error.strerror}; choose another --out") from error
         raise
 

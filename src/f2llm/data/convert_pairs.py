@@ -161,8 +161,12 @@ def _squad_files(job: Job[SquadOptions]) -> Iterator[tuple[Path, str, str]]:
         assert options.language is not None
         yield find_file(job.path), options.language, options.language
         return
-    for path, names in match_files(job.path, options.files):
-        query, doc = _squad_codes(options.files, names)
+    found = [(path, *_squad_codes(options.files, names)) for path, names in match_files(job.path, options.files)]
+    known = {code for _, *codes in found for code in codes}
+    unknown = sorted(set(options.languages) - known)
+    if unknown:
+        raise ConfigError(f"option 'languages': no file for {unknown[0]!r}; the files have {', '.join(sorted(known))}")
+    for path, query, doc in found:
         if not options.languages or {query, doc} <= set(options.languages):
             yield path, query, doc
 

@@ -346,9 +346,9 @@ def _searches(content: Content) -> str:
         hits = "".join(
             f'<li>{escape(text)} <span class="muted">{score:.2f}</span></li>' for score, text in search["hits"]
         )
-        seen = "held out from training" if search["held_out"] else "also in the training data"
+        note = '<span class="muted">held out from training</span>' if search["held_out"] else ""
         title = f'<h3 style="margin:0" dir="auto">{escape(search["query"])}</h3>'
-        parts.append(f'<div class="tile">{title}<span class="muted">{seen}</span><ol>{hits}</ol></div>')
+        parts.append(f'<div class="tile">{title}{note}<ol>{hits}</ol></div>')
     return f'<p>What the model finds for a few queries.</p>\n<div class="searches">{"".join(parts)}</div>\n'
 
 

@@ -66,7 +66,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSearch:
-    """A query and what the default model finds for it: (score, text), best first; `held_out` from training or not."""
+    """A query and what the default model finds for it: (score, text), best first. `held_out`: surely not trained on."""
 
     query: str
     hits: Sequence[tuple[float, str]]

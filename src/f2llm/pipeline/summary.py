@@ -26,10 +26,9 @@ def print_summary(out: Console, directory: Path) -> None:
     for head in ("stage", "parameters", "dims", *heads, "tokens/s"):
         table.add_column(head, justify="right", no_wrap=True)
     for model in content["models"]:
+        facts = [model["stage"], f"{model['parameters']:,}", model["dims"]]
         scores = [f"{model['scores'][task]:.3f}" for task in tasks]
-        table.add_row(
-            model["name"], str(model["stage"]), f"{model['parameters']:,}", str(model["dims"]), *scores, f"{model['tokens_per_second']:,.0f}",
-        )  # fmt: skip
+        table.add_row(model["name"], *map(str, facts), *scores, f"{model['tokens_per_second']:,.0f}")
     for baseline in content["baselines"]:
         scores = [f"{baseline['scores'][task]:.3f}" for task in tasks]
         table.add_row(f"[dim]{baseline_name(baseline['name'])}", "", "", "", *scores, "")
@@ -47,7 +46,7 @@ def _print_searches(out: Console, report: Path) -> None:
     out.print(f"\nsearches with {searches['model']} in {corpus}:")
     for found in searches["results"]:
         hits = ", ".join(f"{text} ({score:.2f})" for score, text in found["hits"])
-        seen = "held out" if found["held_out"] else "seen in training"
-        out.print(f"  {escape(found['query'])} [dim]({seen})[/dim] -> {escape(hits)}")
+        note = " [dim](held out from training)[/dim]" if found["held_out"] else ""
+        out.print(f"  {escape(found['query'])}{note} -> {escape(hits)}")
     query = searches["results"][0]["query"]
     out.print(f'\ntry:    f2llm search "{escape(query)}" --in {corpus}')

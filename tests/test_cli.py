@@ -1,0 +1,108 @@
+"""The command line as a user meets it: help with examples, only JSON where asked for, one sentence for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+COMMANDS = ("build", "search", "embed", "doctor", "sizes")
+LINES = ["Good morning", "bonjour", "def add(a, b): return a + b", "Good morning", "", "доброе утро"]
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`f2llm ARGUMENTS` in its own process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "f2llm", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(LINES), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, tmp_path: Path) -> None:
+    done = run(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"Example: f2llm {command}" in done.stdout
+
+
+def test_search_prints_hits_or_json(model_directory: Path, texts: Path) -> None:
+    arguments = ("search", "bonjour", "--in", texts, "--model", model_directory, "--instruction", "")
+    done = run(*arguments, cwd=texts.parent)
+    assert done.returncode == 0
+    assert done.stdout.index("1.000  bonjour") < done.stdout.index("Good morning")
+    found = json.loads(run(*arguments, "--json", "--top", "2", cwd=texts.parent).stdout)
+    hits = found["results"][0]["hits"]
+    assert hits[0]["text"] == "bonjour"
+    assert (len(hits), hits[0]["line"], found["passages"]) == (2, 2, 5)
+
+
+def test_embed_writes_vectors_beside_their_texts(model_directory: Path, texts: Path) -> None:
+    target = texts.parent / "vectors.parquet"
+    done = run("embed", texts, "--out", target, "--model", model_directory, "--dim", "16", "--json", cwd=texts.parent)
+    summary = json.loads(done.stdout)
+    assert (summary["texts"], summary["dims"], summary["truncated"]) == (5, 16, 0)
+    table = pq.read_table(target).to_pydict()
+    assert table["text"] == [line for line in LINES if line]
+    assert table["line"] == [1, 2, 3, 4, 6]
+    np.testing.assert_allclose(np.linalg.norm(table["vector"], axis=1), 1, atol=1e-6)
+    queries = texts.parent / "queries.npy"
+    assert run("embed", texts, "--out", queries, "-m", model_directory, "--query", cwd=texts.parent).returncode == 0
+    assert np.load(queries).shape == (5, 48)
+
+
+def test_doctor(model_directory: Path, tmp_path: Path) -> None:
+    assert run("doctor", model_directory, cwd=tmp_path).returncode == 0
+    import shutil
+
+    broken = Path(shutil.copytree(model_directory, tmp_path / "broken"))
+    (broken / "1_Pooling" / "config.json").unlink()
+    done = run("doctor", broken, "--json", cwd=tmp_path)
+    assert done.returncode == 4
+    report = json.loads(done.stdout)
+    assert not report["healthy"]
+    assert [entry["check"] for entry in report["findings"] if not entry["ok"]] == ["pooling"]
+
+
+def test_sizes(tmp_path: Path) -> None:
+    rows = json.loads(run("sizes", "--json", cwd=tmp_path).stdout)["sizes"]
+    assert [row["name"] for row in rows] == ["80M", "160M", "330M", "0.6B", "1.7B", "4B", "8B", "14B"]
+    assert run("sizes", cwd=tmp_path).stdout.count("\n") >= 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("build", "no.toml"), 2, "cannot read the recipe no.toml"),
+        (("build", "texts.txt"), 2, "is not valid TOML"),
+        (("search", "a", "--in", "nowhere", "-m", "MODEL"), 3, "nowhere does not exist"),
+        (("search", "a", "--in", "texts.txt"), 1, "no model was named and none was built here"),
+        (("search", "a", "--in", "texts.txt", "-m", "texts.txt"), 4, "texts.txt"),
+        (("search", " ", "--in", "texts.txt", "-m", "MODEL"), 3, "a query is empty"),
+        (("search", "a", "--in", "texts.txt", "-m", "MODEL", "--dim", "99"), 2, "give 1 to 48"),
+        (("embed", "texts.txt", "--out", "x.csv", "-m", "MODEL"), 2, "must end in .parquet or .npy"),
+        (("embed", "texts.txt", "--out", "texts.txt/x.npy", "-m", "MODEL"), 5, "cannot write texts.txt/x.npy"),
+        (("doctor", "nowhere"), 4, "is no directory"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_a_code(
+    arguments: tuple[str, ...], code: int, words: str, texts: Path, model_directory: Path
+) -> None:
+    filled = [str(model_directory) if part == "MODEL" else part for part in arguments]
+    done = run(*filled, cwd=texts.parent)
+    assert done.returncode == code, done.stderr
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
