@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,7 @@ def some_ids(seed: int = 0) -> Tensor:
 
 def gradients(decoder: Decoder, ids: Tensor, cu: list[int]) -> list[Tensor]:
     decoder.zero_grad()
-    Decoder.pool(decoder(ids, cu), cu).square().sum().backward()
+    decoder(ids, cu, last_token_only=True).square().sum().backward()
     return [parameter.grad.clone() for parameter in decoder.parameters() if parameter.grad is not None]
 
 
@@ -33,8 +34,8 @@ def test_the_order_of_a_pack_does_not_matter(small_decoder: Decoder) -> None:
     order = [3, 0, 5, 1, 4, 2]
     shuffled = [parts[index] for index in order]
     cu = torch.tensor([0, *(len(part) for part in shuffled)]).cumsum(0)
-    pooled = Decoder.pool(small_decoder(torch.cat(shuffled), cu), cu)
-    expected = Decoder.pool(small_decoder(torch.cat(parts), CU), CU)
+    pooled = small_decoder(torch.cat(shuffled), cu, last_token_only=True)
+    expected = small_decoder(torch.cat(parts), CU, last_token_only=True)
     torch.testing.assert_close(pooled, expected[order], atol=2e-6, rtol=0)
 
 
@@ -48,11 +49,25 @@ def test_later_tokens_and_other_sequences_change_nothing_before_them(small_decod
     assert not torch.equal(before[5:11], after[5:11])
 
 
-def test_pooling_takes_the_last_token_and_lists_equal_tensors(small_decoder: Decoder) -> None:
+def test_boundaries_may_be_a_list_or_a_tensor(small_decoder: Decoder) -> None:
     ids = some_ids()
-    h = small_decoder(ids, CU)
-    assert torch.equal(h, small_decoder(ids, torch.tensor(CU, dtype=torch.int32)))
-    assert torch.equal(Decoder.pool(h, CU), torch.stack([h[end - 1] for end in CU[1:]]))
+    assert torch.equal(small_decoder(ids, CU), small_decoder(ids, torch.tensor(CU, dtype=torch.int32)))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_last_tokens_alone_have_the_same_values_and_gradients(layers: int, recompute: bool) -> None:
+    decoder = random_decoder(replace(SMALL, layers=layers)).double()
+    decoder.checkpoint_activations = recompute
+    found = []
+    for last_token_only in (False, True):
+        h = decoder(some_ids(), CU, last_token_only=last_token_only)
+        E = h if last_token_only else h[torch.tensor(CU[1:]) - 1]
+        decoder.zero_grad()
+        (E * torch.linspace(-1, 1, E.numel(), dtype=E.dtype).view_as(E)).sum().backward()
+        found.append([E.detach(), *(parameter.grad.clone() for parameter in decoder.parameters())])
+    for all_tokens, last_only in zip(*found, strict=True):
+        torch.testing.assert_close(last_only, all_tokens, atol=1e-12, rtol=1e-10)
 
 
 def test_the_same_call_gives_the_same_bits(small_decoder: Decoder) -> None:

@@ -89,7 +89,7 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "limit too far": ("length", change("sentence_bert_config.json", max_seq_length=50000), "write 2 to 40960"),
     "space lost": ("prompts", change(ST, prompts=SPACE_LOST), "the template is exactly"),
     "no query": ("prompts", change(ST, prompts={"document": ""}), "prompts has no 'query'"),
-    "no prompts": ("prompts", change(ST, prompts=None), "prompts has no 'document'"),
+    "no prompts": ("prompts", change(ST, prompts=None), "prompts has no 'query'"),
     "unknown default": ("prompts", change(ST, default_prompt_name="x"), "default_prompt_name is 'x'"),
     "tensor gone": ("weights", change_weights(lambda t: t.pop("norm.weight")), r"1 of 35 .* norm\.weight"),
     "not finite": ("weights", change_weights(lambda t: t["norm.weight"].fill_(torch.nan)), "norm.weight holds values"),

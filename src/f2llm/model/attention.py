@@ -55,8 +55,18 @@ class AttentionPlan:
         split = (torch.split_with_sizes(x, self.sizes) for x in (query, key, value))
         return torch.cat([_attend_run(*run, *qkv) for run, *qkv in zip(self.runs, *split, strict=True)])
 
+    def attend_last(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The rows of `attend` at the last token of each sequence; query [N, heads, head_dim] holds those tokens only.
+
+        The last token sees its whole sequence, so there is no mask.
+        """
+        queries = torch.split_with_sizes(query, [count for count, _ in self.runs])
+        split = (torch.split_with_sizes(x, self.sizes) for x in (key, value))
+        return torch.cat([_attend_run(*run, *qkv) for run, *qkv in zip(self.runs, queries, *split, strict=True)])
+
 
 def _attend_run(count: int, length: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    q, k, v = (x.view(count, length, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    return out.transpose(1, 2).reshape(count * length, -1)
+    """Attention of `count` sequences of `length` tokens: all tokens ask, causally, or the last of each sequence."""
+    q, k, v = (x.view(count, -1, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] == length, enable_gqa=True)
+    return out.transpose(1, 2).reshape(query.shape[0], -1)

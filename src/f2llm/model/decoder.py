@@ -1,6 +1,8 @@
 """The Qwen3 dense decoder over packed sequences: token ids [T] -> hidden states [T, D].
 
 RMSNorm, rotary positions, grouped-query attention with per-head q/k norm, SwiGLU, no bias, no language-model head.
+An embedding is the last token's state, so of the last layer only that token is computed beyond keys and values: the
+same values and gradients, one layer's MLP and half its attention cheaper.
 Parameter names and numerics are those of `Qwen3Model` in transformers (which is the oracle of the tests), so a
 published `model.safetensors` loads without a key map.
 
@@ -51,12 +53,19 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(shape.head_dim, shape.rms_eps)
         self.k_norm = RMSNorm(shape.head_dim, shape.rms_eps)
 
-    def forward(self, x: Tensor, rope: Rope, plan: AttentionPlan) -> Tensor:
-        by_head = (x.shape[0], -1, self.head_dim)
-        query = rotate(self.q_norm(self.q_proj(x).view(by_head)), rope)
-        key = rotate(self.k_norm(self.k_proj(x).view(by_head)), rope)
-        out: Tensor = self.o_proj(plan.attend(query, key, self.v_proj(x).view(by_head)))
+    def forward(self, x: Tensor, rope: Rope, plan: AttentionPlan, ends: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D], or [N, D] for the tokens `ends` [N], the last of each sequence."""
+        key = rotate(self.k_norm(self._by_head(self.k_proj(x))), rope)
+        value = self._by_head(self.v_proj(x))
+        asking, attend = x, plan.attend
+        if ends is not None:
+            asking, attend, rope = x[ends], plan.attend_last, (rope[0][ends], rope[1][ends])
+        query = rotate(self.q_norm(self._by_head(self.q_proj(asking))), rope)
+        out: Tensor = self.o_proj(attend(query, key, value))
         return out
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], -1, self.head_dim)
 
 
 class MLP(nn.Module):
@@ -83,8 +92,10 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(shape.hidden, shape.rms_eps)
         self.post_attention_layernorm = RMSNorm(shape.hidden, shape.rms_eps)
 
-    def forward(self, h: Tensor, rope: Rope, plan: AttentionPlan) -> Tensor:
-        h = h + self.self_attn(self.input_layernorm(h), rope, plan)
+    def forward(self, h: Tensor, rope: Rope, plan: AttentionPlan, ends: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D], or [N, D] for the tokens `ends` [N], the last of each sequence."""
+        residual = h if ends is None else h[ends]
+        h = residual + self.self_attn(self.input_layernorm(h), rope, plan, ends)
         out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
         return out
 
@@ -101,24 +112,25 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.hidden, shape.rms_eps)
 
-    def forward(self, input_ids: Tensor, cu_seqlens: Tensor | Sequence[int]) -> Tensor:
-        """Hidden states [T, D] after the final norm, for ids [T] in sequences bounded by `cu_seqlens` [N+1]."""
+    def forward(
+        self, input_ids: Tensor, cu_seqlens: Tensor | Sequence[int], *, last_token_only: bool = False
+    ) -> Tensor:
+        """Hidden states [T, D] after the final norm, for ids [T] in sequences bounded by `cu_seqlens` [N+1].
+
+        With `last_token_only`, those of the last token of each sequence [N, D]: the embeddings, not normalised.
+        """
         plan = AttentionPlan.from_cu_seqlens(boundaries(cu_seqlens))
         if plan.tokens != input_ids.shape[0]:
             raise ValueError(f"cu_seqlens ends at {plan.tokens}, but the pack holds {input_ids.shape[0]} tokens")
         h: Tensor = self.embed_tokens(input_ids)
         rope = rotary(plan.positions(h.device), self.shape, h.dtype)
         recompute = self.checkpoint_activations and torch.is_grad_enabled()
-        for layer in self.layers:
-            h = checkpoint(layer, h, rope, plan, use_reentrant=False) if recompute else layer(h, rope, plan)
+        ends = torch.as_tensor(cu_seqlens, device=h.device)[1:] - 1 if last_token_only else None
+        for number, layer in enumerate(self.layers, start=1):
+            arguments = (h, rope, plan, ends if number == len(self.layers) else None)
+            h = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
         out: Tensor = self.norm(h)
         return out
-
-    @staticmethod
-    def pool(h: Tensor, cu_seqlens: Tensor | Sequence[int]) -> Tensor:
-        """[N, D] hidden state at the last token of each sequence, not normalised."""
-        ends = torch.as_tensor(cu_seqlens, device=h.device)[1:] - 1
-        return h.index_select(0, ends)
 
     def init_weights(self, seed: int) -> None:
         """Fill matrices from a normal distribution of std 0.02 and norms with one, as Qwen3 does; decided by `seed`."""

@@ -176,7 +176,7 @@ class Embedder:
             flat = torch.tensor([token for row in rows for token in ids[row]], device=device)
             cu_seqlens = np.cumsum([0, *(len(ids[row]) for row in rows)]).tolist()
             with torch.inference_mode():
-                pooled = Decoder.pool(self.decoder(flat, cu_seqlens), cu_seqlens)
+                pooled = self.decoder(flat, cu_seqlens, last_token_only=True)
             found = pooled[:, : out.shape[1]].float().cpu().numpy()
             out[rows] = vectors.normalize(found) if normalize else found
             if bar is not None:

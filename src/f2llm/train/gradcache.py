@@ -40,4 +40,5 @@ def backward(
 
 def embed(decoder: Decoder, input_ids: Tensor, cu_seqlens: list[int]) -> Tensor:
     """Un-normalised embeddings [N, D] in float32: the hidden state of each sequence's last token."""
-    return decoder.pool(decoder(input_ids, cu_seqlens), cu_seqlens).float()
+    E_ND: Tensor = decoder(input_ids, cu_seqlens, last_token_only=True)
+    return E_ND.float()
