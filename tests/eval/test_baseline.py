@@ -11,7 +11,7 @@ from tests.eval.test_evaluate import WORDS, tasks
 
 
 def test_structure_is_that_of_a_model_without_dimensions() -> None:
-    scores = evaluate_tfidf(tasks())
+    scores = evaluate_tfidf(tasks())[0]
     assert scores["name"] == "tfidf"
     assert set(scores) == {"name", "tasks", "macro", "by_language", "queries"}
     assert "by_dim" not in scores["tasks"]["names"]
@@ -22,7 +22,7 @@ def test_structure_is_that_of_a_model_without_dimensions() -> None:
 def test_queries_without_a_common_character_get_chance() -> None:
     rows = [example(f"{number}", word, lang="aaa") for number, word in enumerate(WORDS)]
     task = build_task("names", "retrieval", rows, [f"extra {word}" for word in WORDS], instruction=None, symmetric=True)
-    accuracy = evaluate_tfidf([task])["tasks"]["names"]["metrics"]["accuracy@1"]
+    accuracy = evaluate_tfidf([task])[0]["tasks"]["names"]["metrics"]["accuracy@1"]
     assert accuracy == pytest.approx(1 / 20)
 
 
@@ -30,10 +30,10 @@ def test_expanded_documents_are_found_through_training_queries() -> None:
     rows = [example(f"Ж{number}Ж", word, lang="rus_Cyrl") for number, word in enumerate(WORDS)]
     train = [example(f"Ж{number}", word, lang="bul_Cyrl") for number, word in enumerate(WORDS)]
     task = build_task("names", "retrieval", rows, instruction=None, symmetric=True)
-    scores = evaluate_tfidf([task], {"names": train}, expand_documents=True)
+    scores = evaluate_tfidf([task], {"names": train})[1]
     assert scores["name"] == "tfidf-expanded"
     assert scores["macro"] > 0.9
-    assert evaluate_tfidf([task], {"names": train})["macro"] < 0.5
+    assert evaluate_tfidf([task], {"names": train})[0]["macro"] < 0.5
 
 
 def test_classification_learns_from_the_training_rows() -> None:
@@ -44,8 +44,8 @@ def test_classification_learns_from_the_training_rows() -> None:
     train = [row(f"{word} zzz {n}", "sunny" if "e" in word else "rainy") for n, word in enumerate(WORDS)]
     held_out = [row(f"the {word}", "sunny" if "e" in word else "rainy") for word in WORDS]
     task = build_task("weather", "classification", held_out, instruction=None, symmetric=False)
-    assert evaluate_tfidf([task], {"weather": train})["macro"] == 1.0
-    assert evaluate_tfidf([task])["macro"] == 0.5
+    assert evaluate_tfidf([task], {"weather": train})[0]["macro"] == 1.0
+    assert evaluate_tfidf([task])[0]["macro"] == 0.5
 
 
 def test_chance_is_what_guessing_gives() -> None:

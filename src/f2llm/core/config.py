@@ -35,7 +35,11 @@ class TokenizerConfig(Section):
 
 
 class SourceConfig(Section):
-    """One data source: which converter reads it, in which stages it trains, and the instruction of its queries."""
+    """One data source: which converter reads it, in which stages it trains, and the instruction of its queries.
+
+    `symmetric`: query and document are of the same kind, so documents may carry the instruction too. `max_rows`: at
+    most so many rows in stage 2. `eval_doc_lang`: held-out queries are searched among all documents in this language.
+    """
 
     id: Name
     converter: str
@@ -51,6 +55,11 @@ class SourceConfig(Section):
 
 
 class CleanConfig(Section):
+    """Which rows train and which evaluate: the share of units held out, and on which side a repeated text is dropped.
+
+    `eval_per_language` caps the evaluation rows of a source in a language; `min_chars` and `max_chars` bound a text.
+    """
+
     min_chars: Positive = 1
     max_chars: Positive = 20_000
     held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
@@ -81,12 +90,22 @@ class StageConfig(Section):
 
 
 class StageOverride(Section):
+    """What a single model may have otherwise than the stage; what is absent stays."""
+
     epochs: Annotated[float, Field(gt=0)] | None = None
     max_steps: Positive | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
 
 
 class TrainingConfig(Section):
+    """Losses, optimizer and checkpoints of both stages; the defaults are the paper's.
+
+    `matryoshka_min_dim`: the smallest nested dimension. `symmetric_instruction_share`: of the documents of symmetric
+    sources, how many carry the instruction. `mask_duplicates`: the same document at another row of the batch is no
+    negative. `micro_batch_tokens`: a larger batch is embedded in parts, with the same gradient.
+    `keep_checkpoints`: intermediate weights kept for study.
+    """
+
     temperature: Annotated[float, Field(gt=0)] = 0.05
     matryoshka_min_dim: Positive | None = 8
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -117,6 +136,8 @@ class SizeConfig(Section):
 
 
 class PruneConfig(Section):
+    """How channels are scored: on how many stage-1 texts, by which norm of their activations."""
+
     calibration_texts: Positive = 2000
     norm: Literal["l1", "l2"] = "l2"
 
@@ -150,6 +171,8 @@ class ComparisonConfig(Section):
 
 
 class ReportConfig(Section):
+    """The model that users get, pairs of models to compare, and queries to show (three held-out ones if none)."""
+
     default_model: str
     comparisons: list[ComparisonConfig] = []
     searches: list[str] = []

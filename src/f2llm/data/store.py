@@ -169,9 +169,3 @@ def union_ids(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Sorted distinct text indices of several arrays, without the -1 of absent negatives."""
     joined = np.unique(np.concatenate([part.ravel() for part in parts]))
     return np.asarray(joined[joined >= 0])
-
-
-def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
-    """DataError when a store was made with another tokenizer."""
-    if store.meta["tokenizer"] != tokenizer.digest():
-        raise DataError(f"{store.directory} was tokenised with another tokenizer; tokenise the data again")

@@ -33,11 +33,7 @@ def evaluate_baselines(place: Workplace, recipe: Recipe) -> None:
     """Scores of character n-gram TF-IDF, of TF-IDF with expanded documents, and of guessing, on the same rows."""
     tasks = evaluation_tasks(place, recipe)
     training = {source.id: list(train_examples(place, source.id)) for source in recipe.sources if source.evaluate}
-    found = [
-        evaluate_tfidf(tasks, training),
-        evaluate_tfidf(tasks, training, expand_documents=True),
-        evaluate_chance(tasks),
-    ]
+    found = [*evaluate_tfidf(tasks, training), evaluate_chance(tasks)]
     write_json(place.directory / "scores.json", found)
     log("  macro: " + ", ".join(f"{scores['name']} {scores['macro']:.3f}" for scores in found))
 
