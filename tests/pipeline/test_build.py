@@ -103,6 +103,7 @@ def test_the_report_says_what_programs_and_people_need(built: Built) -> None:
     assert {(curve["model"], curve["stage"]) for curve in report["curves"]} == {
         ("tiny-base", 1), ("tiny-base", 2), ("tiny-small", 2), ("tiny-plain", 2)
     }  # fmt: skip
+    assert [(search["query"], search["answer"]) for search in report["searches"]] == [("Schweiz", "")]
     assert report["command"] == f"f2llm build {TINY}"
     page = (built.out / "report" / "report.html").read_text(encoding="utf-8")
     assert "tiny-small" in page

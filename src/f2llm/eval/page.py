@@ -346,7 +346,8 @@ def _searches(content: Content) -> str:
         hits = "".join(
             f'<li>{escape(text)} <span class="muted">{score:.2f}</span></li>' for score, text in search["hits"]
         )
-        note = '<span class="muted">held out from training</span>' if search["held_out"] else ""
+        answer = f"{search['language']}, held out from training; the answer is {search['answer']}"
+        note = f'<span class="muted">{escape(answer)}</span>' if search["answer"] else ""
         title = f'<h3 style="margin:0" dir="auto">{escape(search["query"])}</h3>'
         parts.append(f'<div class="tile">{title}{note}<ol>{hits}</ol></div>')
     return f'<p>What the model finds for a few queries.</p>\n<div class="searches">{"".join(parts)}</div>\n'

@@ -66,11 +66,15 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSearch:
-    """A query and what the default model finds for it: (score, text), best first. `held_out`: surely not trained on."""
+    """A query and what the default model finds for it: (score, text), best first.
+
+    For a held-out query, its language and the right answer.
+    """
 
     query: str
     hits: Sequence[tuple[float, str]]
-    held_out: bool = False
+    language: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

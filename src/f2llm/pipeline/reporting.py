@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from f2llm.apps.search import read_passages, search
 from f2llm.core.config import Recipe
 from f2llm.core.files import read_json, write_json, write_text
+from f2llm.core.languages import language
 from f2llm.eval.report import Comparison, Curve, ModelEntry, ReportData, ShownSearch, read_curve, write_report
 from f2llm.eval.tasks import EvalTask
 from f2llm.model import checkpoint
@@ -100,7 +101,7 @@ def _searches(place: Workplace, recipe: Recipe, tasks: Sequence[EvalTask]) -> li
     embedder = Embedder.load(place.artifact(f"export/{recipe.report.default_model}") / "model")
     found = search(embedder, read_passages(corpus), queries, top_k=HITS, instruction=task.instruction)
     shown = [
-        ShownSearch(query=query, hits=[(hit.score, hit.text) for hit in hits], held_out=query in task.queries)
+        ShownSearch(query=query, hits=[(hit.score, hit.text) for hit in hits], **_known(task, query))
         for query, hits in zip(queries, found, strict=True)
     ]
     content: dict[str, Any] = {"model": recipe.report.default_model, "corpus": corpus.name}
@@ -110,3 +111,11 @@ def _searches(place: Workplace, recipe: Recipe, tasks: Sequence[EvalTask]) -> li
 
 def _drawn(task: EvalTask, seed: int) -> list[str]:
     return random.Random(seed).sample(task.queries, min(DRAWN_SEARCHES, len(task.queries)))
+
+
+def _known(task: EvalTask, query: str) -> dict[str, str]:
+    """Language and right answer of a held-out query."""
+    if query not in task.queries:
+        return {}
+    number = task.queries.index(query)
+    return {"language": language(task.query_langs[number]).name, "answer": task.documents[task.relevant[number][0]]}

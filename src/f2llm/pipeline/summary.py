@@ -11,7 +11,7 @@ from rich.table import Table
 from f2llm.core.files import read_json
 from f2llm.eval.page import baseline_name
 
-WIDTH = 112  # what the table needs; a narrower terminal wraps its lines
+WIDTH = 126  # what the table needs; a narrower terminal wraps its lines
 
 
 def print_summary(out: Console, directory: Path) -> None:
@@ -32,7 +32,7 @@ def print_summary(out: Console, directory: Path) -> None:
     for baseline in content["baselines"]:
         scores = [f"{baseline['scores'][task]:.3f}" for task in tasks]
         table.add_row(f"[dim]{baseline_name(baseline['name'])}", "", "", "", *scores, "")
-    out.print(table, width=max(out.width, WIDTH))
+    Console(file=out.file, width=max(out.width, WIDTH), highlight=False).print(table)
     _print_searches(out, report)
     out.print(f"\nreport: {report / 'report.html'}")
 
@@ -46,7 +46,7 @@ def _print_searches(out: Console, report: Path) -> None:
     out.print(f"\nsearches with {searches['model']} in {corpus}:")
     for found in searches["results"]:
         hits = ", ".join(f"{text} ({score:.2f})" for score, text in found["hits"])
-        note = " [dim](held out from training)[/dim]" if found["held_out"] else ""
-        out.print(f"  {escape(found['query'])}{note} -> {escape(hits)}")
+        note = f" ({found['language']}, never seen; the answer is {found['answer']})" if found["answer"] else ""
+        out.print(f"  {escape(found['query'] + note)} -> {escape(hits)}")
     query = searches["results"][0]["query"]
     out.print(f'\ntry:    f2llm search "{escape(query)}" --in {corpus}')
