@@ -145,7 +145,7 @@ def embed(
     _print(summary, as_json, f"{count:,} vectors of {embedder.dims} dimensions in {target} ({rate:,.0f} tokens/s)")
 
 
-@app.command(epilog="Example: f2llm doctor build/mini/export/mini-base/model")
+@app.command(epilog="Example: f2llm doctor build/mini/export/mini-small/model")
 def doctor(
     directory: Annotated[Path, typer.Argument(help="A model directory.")],
     as_json: Json = False,
