@@ -140,3 +140,27 @@ def test_training_lowers_the_loss(tmp_path: Path, store: TokenStore, decoder: De
     train(decoder, store, dataclasses.replace(SETTINGS, steps=60, learning_rate=5e-3), tmp_path)
     found = losses(tmp_path)
     assert sum(found[-12:]) < sum(found[:12])
+
+
+def test_two_threads_give_the_same_gradient_each_time(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
+    """Texts that stand in many rows gather their gradient from all of them, in the same order at each run."""
+    from f2llm.train.batch import PackedBatch
+    from f2llm.train.trainer import _Run
+
+    generator = torch.Generator().manual_seed(0)
+    texts, rows = 40, 2000
+    roles = torch.randint(0, texts, (rows, 4), generator=generator)
+    batch = PackedBatch("pairs", roles[:, 0], [0], roles[:texts, 0].numpy(), roles[:, 0], roles[:, 1], roles[:, 2:])
+    loss = _Run(decoder, store, SETTINGS, tmp_path, None)._loss(batch, "retrieval")
+    E_ND = torch.randn(texts, 16, generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        gradients = []
+        for _ in range(8):
+            E = E_ND.clone().requires_grad_()
+            loss(E)[0].backward()
+            gradients.append(E.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)

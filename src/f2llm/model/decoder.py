@@ -59,7 +59,7 @@ class Attention(nn.Module):
         value = self._by_head(self.v_proj(x))
         asking, attend = x, plan.attend
         if ends is not None:
-            asking, attend, rope = x[ends], plan.attend_last, (rope[0][ends], rope[1][ends])
+            asking, attend, rope = x.index_select(0, ends), plan.attend_last, (rope[0][ends], rope[1][ends])
         query = rotate(self.q_norm(self._by_head(self.q_proj(asking))), rope)
         out: Tensor = self.o_proj(attend(query, key, value))
         return out
@@ -94,7 +94,7 @@ class Layer(nn.Module):
 
     def forward(self, h: Tensor, rope: Rope, plan: AttentionPlan, ends: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D], or [N, D] for the tokens `ends` [N], the last of each sequence."""
-        residual = h if ends is None else h[ends]
+        residual = h if ends is None else h.index_select(0, ends)
         h = residual + self.self_attn(self.input_layernorm(h), rope, plan, ends)
         out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
         return out

@@ -73,7 +73,7 @@ def distill_loss(E_ND: Tensor, T_ND: Tensor, groups: Sequence[Tensor]) -> Tensor
     """
     error_N = (E_ND - T_ND[:, : E_ND.shape[1]]).square().mean(-1)
     present = [group[group >= 0] for group in groups]
-    return torch.stack([error_N[group].mean() for group in present if len(group)]).sum()
+    return torch.stack([error_N.index_select(0, group).mean() for group in present if len(group)]).sum()
 
 
 def _blocks(E: Tensor, dims: Sequence[int]) -> list[Tensor]:

@@ -177,12 +177,12 @@ class _Run:
         same = batch.positive[:, None] == batch.positive[None, :] if settings.mask_duplicates else None
 
         def loss(E_ND: Tensor) -> tuple[Tensor, dict[str, float]]:
-            Q_BD = E_ND[batch.query]
-            parts = {
-                "hard": hard_loss(Q_BD, E_ND[candidates.clamp_min(0)], candidates >= 0, dims, settings.temperature)
-            }
+            # Not E_ND[...]: the gradient of indexing adds up in another order at each run when there are several threads.
+            Q_BD, P_BD = E_ND.index_select(0, batch.query), E_ND.index_select(0, batch.positive)
+            C_BKD = E_ND.index_select(0, candidates.clamp_min(0).flatten()).view(*candidates.shape, -1)
+            parts = {"hard": hard_loss(Q_BD, C_BKD, candidates >= 0, dims, settings.temperature)}
             if task_type == "retrieval":
-                parts["in_batch"] = in_batch_loss(Q_BD, E_ND[batch.positive], dims, settings.temperature, same)
+                parts["in_batch"] = in_batch_loss(Q_BD, P_BD, dims, settings.temperature, same)
             if self.teacher is not None:
                 groups = [batch.query, batch.positive, batch.negatives.flatten()]
                 parts["distill"] = settings.distill_weight * distill_loss(E_ND, self.teacher[batch.text_ids], groups)
