@@ -177,7 +177,7 @@ class _Run:
         same = batch.positive[:, None] == batch.positive[None, :] if settings.mask_duplicates else None
 
         def loss(E_ND: Tensor) -> tuple[Tensor, dict[str, float]]:
-            # Not E_ND[...]: the gradient of indexing adds up in another order at each run when there are several threads.
+            # Not E_ND[...]: with several threads the gradient of indexing adds up in another order at each run.
             Q_BD, P_BD = E_ND.index_select(0, batch.query), E_ND.index_select(0, batch.positive)
             C_BKD = E_ND.index_select(0, candidates.clamp_min(0).flatten()).view(*candidates.shape, -1)
             parts = {"hard": hard_loss(Q_BD, C_BKD, candidates >= 0, dims, settings.temperature)}
