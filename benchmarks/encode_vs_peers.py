@@ -2,7 +2,7 @@
 
 Run it with `make bench`, or: python benchmarks/encode_vs_peers.py --size 80M --texts 96 --runs 5
 
-Workload: texts of mixed length made of CLDR names in 300 languages (log-normal, median 64 tokens, at most about 400), a model
+Workload: texts of mixed length made of CLDR names in 300 languages (log-normal, median 64 tokens, at most 400), a model
 of a published size with random weights (speed does not depend on them), float32, all cores. Both sides run in this
 process, with the same allocator setting and threads, in turn; the figure is the median of `--runs`. The peer
 gets its best batch size of 8, 32 and 128. The floor is 2 * non-embedding parameters * tokens over the rate of a large
