@@ -36,12 +36,12 @@ def test_any_order_of_lengths_equals_one_masked_attention(sizes: list[int]) -> N
 def test_the_plan_covers_the_pack(sizes: list[int]) -> None:
     plan = AttentionPlan.from_cu_seqlens(cumulated(sizes))
     assert plan.tokens == sum(sizes)
-    assert [length for count, length in plan.runs for _ in range(count)] == sizes
+    assert [run.length for run in plan.runs for _ in range(run.sequences)] == sizes
     assert plan.positions(torch.device("cpu")).tolist() == [position for size in sizes for position in range(size)]
 
 
 def test_a_sorted_pack_has_one_run_per_length() -> None:
-    assert AttentionPlan.from_cu_seqlens([0, 5, 10, 12, 14, 15]).runs == ((2, 5), (2, 2), (1, 1))
+    assert [run[:2] for run in AttentionPlan.from_cu_seqlens([0, 5, 10, 12, 14, 15]).runs] == [(2, 5), (2, 2), (1, 1)]
 
 
 @pytest.mark.parametrize("wrong", [[], [0], [1, 3], [0, 3, 3], [0, 4, 2]])

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from f2llm.data.store import TokenStore
+from f2llm.text.tokenizer import Tokenizer
 from f2llm.train.batch import pack_rows
 
 
@@ -15,19 +16,34 @@ def test_roles_point_at_the_texts_of_the_rows(store: TokenStore) -> None:
     assert np.array_equal(np.where(roles >= 0, batch.text_ids[roles], -1), table)
     assert len(set(batch.text_ids.tolist())) == len(batch.text_ids)
     for place, text in enumerate(batch.text_ids):
-        piece = batch.input_ids[batch.cu_seqlens[place] : batch.cu_seqlens[place + 1]]
-        assert piece.tolist() == store.text(int(text)).tolist()
+        own = batch.input_ids[batch.cu_seqlens[place] : batch.cu_seqlens[place + 1]].tolist()
+        before = batch.prefix.tolist() if place < batch.continuations else []
+        assert before + own == store.text(int(text)).tolist()
 
 
 def test_sequences_come_in_order_of_length(store: TokenStore) -> None:
     batch = pack_rows(store, "pairs", np.asarray(store.rows["pairs"][:20], dtype=np.int64))
     lengths = np.diff(batch.cu_seqlens)
-    assert (np.diff(lengths) >= 0).all()
+    for part in (lengths[: batch.continuations], lengths[batch.continuations :]):
+        assert (np.diff(part) >= 0).all()
+
+
+def test_the_instruction_is_packed_once(store: TokenStore, tokenizer: Tokenizer) -> None:
+    batch = pack_rows(store, "pairs", np.asarray(store.rows["pairs"][:20], dtype=np.int64))
+    text = tokenizer.decode(batch.prefix.tolist())
+    assert text.startswith("Instruct: Find it.\nQuery:")
+    assert batch.query.max() < batch.continuations, "every query continues it"
+    assert batch.continuations > len(set(batch.query.tolist())), "and so do the documents that carry it"
+    assert batch.tokens < store.lengths(batch.text_ids).sum() / 1.5
 
 
 def test_micro_batches_cover_the_pack_within_the_budget(store: TokenStore) -> None:
     batch = pack_rows(store, "pairs", np.asarray(store.rows["pairs"][:20], dtype=np.int64))
-    parts = list(batch.micro_batches(100))
-    assert torch.equal(torch.cat([ids for _, ids, _ in parts]), batch.input_ids)
-    assert all(len(ids) <= 100 or len(cu) == 2 for _, ids, cu in parts)
-    assert [texts.start for texts, _, _ in parts[1:]] == [texts.stop for texts, _, _ in parts[:-1]]
+    parts = list(batch.micro_batches(40))
+    size = len(batch.prefix)
+    own = [pack.input_ids[size if pack.continuations else 0 :] for _, pack in parts]
+    assert torch.equal(torch.cat(own), batch.input_ids)
+    assert all(len(ids) <= 40 or texts.stop - texts.start == 1 for ids, (texts, _) in zip(own, parts, strict=True))
+    assert [texts.start for texts, _ in parts[1:]] == [texts.stop for texts, _ in parts[:-1]]
+    assert sum(pack.continuations for _, pack in parts) == batch.continuations
+    assert {pack.continuations > 0 for _, pack in parts} == {True, False}

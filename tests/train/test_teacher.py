@@ -10,8 +10,8 @@ from f2llm.core.errors import DataError
 from f2llm.core.files import write_json
 from f2llm.data.store import TokenStore
 from f2llm.model.decoder import Decoder
+from f2llm.model.pack import embed
 from f2llm.train.batch import pack_texts
-from f2llm.train.gradcache import embed
 from f2llm.train.sampler import BatchSampler
 from f2llm.train.teacher import TeacherVectors, compute_teacher_vectors, needed_texts
 
@@ -22,7 +22,7 @@ def test_vectors_equal_the_teachers_own(tmp_path: Path, store: TokenStore, decod
     vectors = TeacherVectors(tmp_path)
     wanted = ids[[5, 1, 17]]
     with torch.no_grad():
-        direct = embed(decoder, *pack_texts(store, wanted))
+        direct = embed(decoder, pack_texts(store, wanted))
     torch.testing.assert_close(vectors[wanted], direct, rtol=1e-3, atol=2e-3)
 
 

@@ -150,7 +150,9 @@ def test_two_threads_give_the_same_gradient_each_time(tmp_path: Path, store: Tok
     generator = torch.Generator().manual_seed(0)
     texts, rows = 40, 2000
     roles = torch.randint(0, texts, (rows, 4), generator=generator)
-    batch = PackedBatch("pairs", roles[:, 0], [0], roles[:texts, 0].numpy(), roles[:, 0], roles[:, 1], roles[:, 2:])
+    batch = PackedBatch(
+        "pairs", roles[:, 0], [0], roles[:texts, 0].numpy(), roles[:, 0], roles[:, 1], roles[:, 2:], roles[:0, 0], 0
+    )
     loss = _Run(decoder, store, SETTINGS, tmp_path, None)._loss(batch, "retrieval")
     E_ND = torch.randn(texts, 16, generator=generator)
     threads = torch.get_num_threads()

@@ -3,6 +3,10 @@
 A pack is several sequences laid end to end: `cu_seqlens` [N+1] holds their boundaries, `cu_seqlens[0] == 0`. Neighbours
 of equal length form a *run*, which is a [n, L] batch in place: no copy, no mask. One fused attention call per run.
 
+The first sequence may be a *prefix*: the `continuations` sequences after it read on where it ends, as if each started
+with it. Attention is causal, so the keys and values of an instruction that opens many queries are the same for all of
+them; they are computed once, and the gradient of all comes together in them.
+
 Cost: one call per run and layer, so sort a pack by length (the order decides the speed, never the result).
 Limits: the number of distinct lengths bounds the efficiency; on CUDA very many short runs are launch-bound.
 """
@@ -12,61 +16,105 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+class Run(NamedTuple):
+    """Neighbouring sequences of `length` tokens each; they continue the prefix or stand alone."""
+
+    sequences: int
+    length: int
+    continues: bool
+
+    @property
+    def tokens(self) -> int:
+        return self.sequences * self.length
+
+
 @dataclass(frozen=True)
 class AttentionPlan:
     """Where the runs of a pack lie; made once per forward pass, used by every layer.
 
-    `runs` holds (number of sequences, length) in pack order; `sizes` the tokens of each run.
+    `prefix` is the number of tokens of the prefix, which is then the first run; 0 where there is none.
     """
 
-    runs: tuple[tuple[int, int], ...]
-    sizes: tuple[int, ...]
+    runs: tuple[Run, ...]
+    prefix: int = 0
 
     @classmethod
-    def from_cu_seqlens(cls, cu_seqlens: Sequence[int]) -> AttentionPlan:
-        """Plan for the sequences bounded by `cu_seqlens`; every sequence has at least one token."""
+    def from_cu_seqlens(cls, cu_seqlens: Sequence[int], continuations: int = 0) -> AttentionPlan:
+        """Plan for the sequences bounded by `cu_seqlens`; every sequence has at least one token.
+
+        With `continuations`, the first sequence is the prefix of so many sequences after it.
+        """
         lengths = [end - start for start, end in pairwise(cu_seqlens)]
         if not lengths or cu_seqlens[0] != 0 or min(lengths) < 1:
             raise ValueError("cu_seqlens must start at 0 and rise with every sequence; drop the empty sequences")
-        runs = tuple((len(list(group)), length) for length, group in groupby(lengths))
-        return cls(runs, tuple(count * length for count, length in runs))
+        if not 0 <= continuations < len(lengths):
+            raise ValueError(f"{continuations} continuations, but {len(lengths) - 1} sequences after the first")
+        kinds = ((length, 1 <= place <= continuations) for place, length in enumerate(lengths))
+        runs = tuple(Run(len(list(group)), *kind) for kind, group in groupby(kinds))
+        return cls(runs, lengths[0] if continuations else 0)
 
     @property
     def tokens(self) -> int:
         """T, the tokens of the whole pack."""
-        return sum(self.sizes)
+        return sum(run.tokens for run in self.runs)
 
     def positions(self, device: torch.device) -> Tensor:
-        """[T] position of each token in its own sequence."""
-        longest = torch.arange(max(length for _, length in self.runs), device=device)
-        return torch.cat([longest[:length].repeat(count) for count, length in self.runs])
+        """[T] position of each token in its own sequence, the prefix before it included."""
+        longest = torch.arange(self.prefix + max(run.length for run in self.runs), device=device)
+        starts = (self.prefix if run.continues else 0 for run in self.runs)
+        return torch.cat(
+            [
+                longest[start : start + run.length].repeat(run.sequences)
+                for run, start in zip(self.runs, starts, strict=True)
+            ]
+        )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention: query [T, heads, head_dim], key and value [T, kv_heads, head_dim] -> [T, heads * head_dim].
 
         `split` and not slices: its gradient is one concatenation, that of a slice is a zero tensor per run.
         """
-        split = (torch.split_with_sizes(x, self.sizes) for x in (query, key, value))
-        return torch.cat([_attend_run(*run, *qkv) for run, *qkv in zip(self.runs, *split, strict=True)])
+        queries = torch.split_with_sizes(query, [run.tokens for run in self.runs])
+        return self._attend_runs(self.runs, queries, key, value)
 
     def attend_last(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The rows of `attend` at the last token of each sequence; query [N, heads, head_dim] holds those tokens only.
 
-        The last token sees its whole sequence, so there is no mask.
+        The last token sees its whole sequence, so there is no mask. The prefix is no sequence of its own here.
         """
-        queries = torch.split_with_sizes(query, [count for count, _ in self.runs])
-        split = (torch.split_with_sizes(x, self.sizes) for x in (key, value))
-        return torch.cat([_attend_run(*run, *qkv) for run, *qkv in zip(self.runs, queries, *split, strict=True)])
+        asking = self.runs[1:] if self.prefix else self.runs
+        return self._attend_runs(asking, torch.split_with_sizes(query, [run.sequences for run in asking]), key, value)
+
+    def _attend_runs(self, asking: Sequence[Run], queries: Sequence[Tensor], key: Tensor, value: Tensor) -> Tensor:
+        keys, values = (torch.split_with_sizes(x, [run.tokens for run in self.runs]) for x in (key, value))
+        skipped = len(self.runs) - len(asking)
+        return torch.cat(
+            [
+                _attend_run(run, q, k, v, keys[0], values[0])
+                for run, q, k, v in zip(asking, queries, keys[skipped:], values[skipped:], strict=True)
+            ]
+        )
 
 
-def _attend_run(count: int, length: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of `count` sequences of `length` tokens: all tokens ask, causally, or the last of each sequence."""
-    q, k, v = (x.view(count, -1, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] == length, enable_gqa=True)
+def _attend_run(
+    run: Run, query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor
+) -> Tensor:
+    """Attention of one run: all tokens ask, causally, or the last of each sequence, which sees everything."""
+    q, k, v = (x.view(run.sequences, -1, x.shape[1], x.shape[2]).transpose(1, 2) for x in (query, key, value))
+    causal, mask = q.shape[2] == run.length > 1, None
+    if run.continues:
+        k, v = (
+            torch.cat([before.transpose(0, 1).expand(run.sequences, -1, -1, -1), own], 2)
+            for before, own in ((prefix_key, k), (prefix_value, v))
+        )
+        if causal:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(len(prefix_key))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=True)
     return out.transpose(1, 2).reshape(query.shape[0], -1)

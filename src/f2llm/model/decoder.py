@@ -113,19 +113,27 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(shape.hidden, shape.rms_eps)
 
     def forward(
-        self, input_ids: Tensor, cu_seqlens: Tensor | Sequence[int], *, last_token_only: bool = False
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor | Sequence[int],
+        *,
+        last_token_only: bool = False,
+        continuations: int = 0,
     ) -> Tensor:
         """Hidden states [T, D] after the final norm, for ids [T] in sequences bounded by `cu_seqlens` [N+1].
 
         With `last_token_only`, those of the last token of each sequence [N, D]: the embeddings, not normalised.
+        With `continuations`, the first sequence is a prefix that so many sequences after it continue, and is none of
+        the N itself (see `f2llm.model.attention`).
         """
-        plan = AttentionPlan.from_cu_seqlens(boundaries(cu_seqlens))
+        plan = AttentionPlan.from_cu_seqlens(boundaries(cu_seqlens), continuations)
         if plan.tokens != input_ids.shape[0]:
             raise ValueError(f"cu_seqlens ends at {plan.tokens}, but the pack holds {input_ids.shape[0]} tokens")
         h: Tensor = self.embed_tokens(input_ids)
         rope = rotary(plan.positions(h.device), self.shape, h.dtype)
         recompute = self.checkpoint_activations and torch.is_grad_enabled()
-        ends = torch.as_tensor(cu_seqlens, device=h.device)[1:] - 1 if last_token_only else None
+        first = 2 if continuations else 1
+        ends = torch.as_tensor(cu_seqlens, device=h.device)[first:] - 1 if last_token_only else None
         for number, layer in enumerate(self.layers, start=1):
             arguments = (h, rope, plan, ends if number == len(self.layers) else None)
             h = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)

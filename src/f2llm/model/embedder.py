@@ -1,7 +1,8 @@
 """Texts to vectors: what a user of a model calls.
 
 encode: prompt + text -> ids -> packs of about `batch_tokens` tokens, sorted by length -> decoder -> last token ->
-truncate -> normalise -> float32. There is no padding, so a text has the same vector in whatever company it comes (up to
+truncate -> normalise -> float32. Tokens that all texts of a pack start with (the instruction) are computed once. There
+is no padding, so a text has the same vector in whatever company it comes (up to
 rounding, 1e-6). The verbs follow sentence-transformers, and so do the vectors.
 
 Cost: 2 * non-embedding parameters FLOP per token; memory one pack's activations plus the result [N, dim].
@@ -26,6 +27,7 @@ from f2llm.core.files import read_json
 from f2llm.core.log import Bar, warn
 from f2llm.model import checkpoint, sizes, vectors
 from f2llm.model.decoder import Decoder
+from f2llm.model.pack import embed, make_pack, shared_prefix
 from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt, with_prompt
 from f2llm.text.tokenizer import Tokenizer
 
@@ -173,11 +175,11 @@ class Embedder:
     ) -> None:
         device = next(self.decoder.parameters()).device
         for rows in packs([len(sequence) for sequence in ids], batch_tokens):
-            flat = torch.tensor([token for row in rows for token in ids[row]], device=device)
-            cu_seqlens = np.cumsum([0, *(len(ids[row]) for row in rows)]).tolist()
+            texts = [np.asarray(ids[row]) for row in rows]
+            pack = make_pack(texts, shared_prefix(texts))
             with torch.inference_mode():
-                pooled = self.decoder(flat, cu_seqlens, last_token_only=True)
-            found = pooled[:, : out.shape[1]].float().cpu().numpy()
+                pooled = embed(self.decoder, pack._replace(input_ids=pack.input_ids.to(device)))
+            found = pooled[:, : out.shape[1]].cpu().numpy()
             out[rows] = vectors.normalize(found) if normalize else found
             if bar is not None:
                 bar.advance(len(rows))

@@ -201,7 +201,7 @@ def prune_model(place: Workplace, recipe: Recipe, model: ModelConfig, parent: st
     count = min(recipe.prune.calibration_texts, len(store))
     ids = generator.choice(len(store), size=count, replace=False)
     ids = ids[length_order(store, ids)]
-    packs = (pack_texts(store, part) for part in np.array_split(ids, max(1, count // 256)))
+    packs = (pack_texts(store, part)[:2] for part in np.array_split(ids, max(1, count // 256)))
     scores = score_channels(decoder, packs, norm=recipe.prune.norm)
     small = prune(decoder, scores, model_shape(recipe, model, decoder.shape.vocab_size))
     _write_model(small, place)

@@ -1,4 +1,4 @@
-"""A training batch without padding: every distinct text once, sequences sorted by length, roles as indices.
+"""A training batch without padding: every distinct text once, their common instruction once, roles as indices.
 
 Shape letters, here and in all of `train`:
   T tokens of the pack, N distinct texts (sequences), B queries (rows), K hard negatives, D embedding, R matryoshka dims
@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from f2llm.data.store import TokenStore, union_ids
+from f2llm.model.pack import Pack, make_pack, shared_prefix
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """`text_ids` are indices of the store; `query`, `positive` and `negatives` are indices into the N texts."""
+    """`text_ids` are indices of the store; `query`, `positive` and `negatives` are indices into the N texts.
+
+    The first `continuations` texts start with the tokens `prefix` (the instruction), which `input_ids` leaves out.
+    """
 
     source: str
     input_ids: Tensor  # int64 [T]
@@ -28,28 +32,36 @@ class PackedBatch:
     query: Tensor  # int64 [B]
     positive: Tensor  # int64 [B]
     negatives: Tensor  # int64 [B, K], -1 where a row has fewer than K
+    prefix: Tensor  # int64 [P]
+    continuations: int
 
     @property
     def tokens(self) -> int:
-        return self.cu_seqlens[-1]
+        """Tokens that are computed, the prefix once."""
+        return self.cu_seqlens[-1] + len(self.prefix)
 
-    def micro_batches(self, max_tokens: int) -> Iterator[tuple[slice, Tensor, list[int]]]:
-        """Consecutive (texts, input_ids, cu_seqlens) of at most `max_tokens` each; one longer text stands alone."""
+    def micro_batches(self, max_tokens: int) -> Iterator[tuple[slice, Pack]]:
+        """Consecutive texts in packs of at most `max_tokens` each (and the prefix); one longer text stands alone."""
         start, count = 0, len(self.text_ids)
         while start < count:
             end = start + 1
             while end < count and self.cu_seqlens[end + 1] - self.cu_seqlens[start] <= max_tokens:
                 end += 1
-            first, last = self.cu_seqlens[start], self.cu_seqlens[end]
-            yield slice(start, end), self.input_ids[first:last], [c - first for c in self.cu_seqlens[start : end + 1]]
+            yield slice(start, end), self._pack(start, end)
             start = end
 
+    def _pack(self, start: int, end: int) -> Pack:
+        first, last = self.cu_seqlens[start], self.cu_seqlens[end]
+        own, ends = self.input_ids[first:last], [c - first for c in self.cu_seqlens[start : end + 1]]
+        if start >= self.continuations:
+            return Pack(own, ends)
+        size = len(self.prefix)
+        return Pack(torch.cat([self.prefix, own]), [0, *(c + size for c in ends)], min(end, self.continuations) - start)
 
-def pack_texts(store: TokenStore, ids: NDArray[np.int64]) -> tuple[Tensor, list[int]]:
-    """Token ids [T] and offsets [N+1] of the texts `ids`, in their order."""
-    pieces = [store.text(i) for i in ids]
-    cu_seqlens = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
-    return torch.from_numpy(np.concatenate(pieces).astype(np.int64)), cu_seqlens.tolist()
+
+def pack_texts(store: TokenStore, ids: NDArray[np.int64]) -> Pack:
+    """The texts `ids`, in their order."""
+    return make_pack([store.text(i) for i in ids])
 
 
 def length_order(store: TokenStore, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -58,13 +70,25 @@ def length_order(store: TokenStore, ids: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def pack_rows(store: TokenStore, source: str, rows: NDArray[np.int64]) -> PackedBatch:
-    """Build the batch of a [B, 2+K] matrix of store indices: query, positive, negatives (-1 for absent)."""
+    """Build the batch of a [B, 2+K] matrix of store indices: query, positive, negatives (-1 for absent).
+
+    The tokens that all queries start with, and documents that carry the instruction too, are kept once.
+    """
     distinct = union_ids([rows])
-    order = length_order(store, distinct)
+    texts = [store.text(int(index)) for index in distinct]
+    prefix = texts[0][:0]
+    queries = [texts[i] for i in np.searchsorted(distinct, np.unique(rows[:, 0]))]
+    if size := shared_prefix(queries):
+        prefix = queries[0][:size]
+    shares = np.array([size > 0 and len(text) > size and np.array_equal(text[:size], prefix) for text in texts])
+    own = [text[size:] if share else text for text, share in zip(texts, shares, strict=True)]
+    order = np.lexsort((np.array([len(piece) for piece in own]), ~shares))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     found = place[np.searchsorted(distinct, np.maximum(rows, distinct[0]))]
     roles = torch.from_numpy(np.where(rows >= 0, found, -1))
-    texts = distinct[order]
-    input_ids, cu_seqlens = pack_texts(store, texts)
-    return PackedBatch(source, input_ids, cu_seqlens, texts, roles[:, 0], roles[:, 1], roles[:, 2:])
+    pack = make_pack([own[i] for i in order])
+    return PackedBatch(
+        source, pack.input_ids, pack.cu_seqlens, distinct[order], roles[:, 0], roles[:, 1], roles[:, 2:],
+        torch.from_numpy(prefix.astype(np.int64)), int(shares.sum()),
+    )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from f2llm.model.decoder import Decoder
+from f2llm.model.pack import embed
 from f2llm.train.batch import PackedBatch
 
 Aux = TypeVar("Aux")
@@ -24,21 +25,15 @@ def backward(
     """Add the gradient of `loss(E_ND)[0]` to the decoder's parameters; returns what `loss` returned."""
     parts = list(batch.micro_batches(max_tokens))
     if len(parts) == 1:
-        value, aux = loss(embed(decoder, batch.input_ids, batch.cu_seqlens))
+        value, aux = loss(embed(decoder, parts[0][1]))
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach(), aux
     with torch.no_grad():
-        E_ND = torch.cat([embed(decoder, ids, cu_seqlens) for _, ids, cu_seqlens in parts])
+        E_ND = torch.cat([embed(decoder, pack) for _, pack in parts])
     E_ND.requires_grad_()
     value, aux = loss(E_ND)
     value.backward()  # type: ignore[no-untyped-call]
     assert E_ND.grad is not None
-    for texts, ids, cu_seqlens in parts:
-        embed(decoder, ids, cu_seqlens).backward(E_ND.grad[texts])  # type: ignore[no-untyped-call]
+    for texts, pack in parts:
+        embed(decoder, pack).backward(E_ND.grad[texts])  # type: ignore[no-untyped-call]
     return value.detach(), aux
-
-
-def embed(decoder: Decoder, input_ids: Tensor, cu_seqlens: list[int]) -> Tensor:
-    """Un-normalised embeddings [N, D] in float32: the hidden state of each sequence's last token."""
-    E_ND: Tensor = decoder(input_ids, cu_seqlens, last_token_only=True)
-    return E_ND.float()

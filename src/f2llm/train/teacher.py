@@ -19,8 +19,8 @@ from f2llm.core.files import read_json, write_json
 from f2llm.core.log import Bar
 from f2llm.data.store import TokenStore, union_ids
 from f2llm.model.decoder import Decoder
+from f2llm.model.pack import embed
 from f2llm.train.batch import length_order, pack_texts
-from f2llm.train.gradcache import embed
 from f2llm.train.sampler import BatchSampler, draw_rows
 
 _CHUNK_TEXTS = 16_384
@@ -88,6 +88,6 @@ def _vectors(decoder: Decoder, store: TokenStore, ids: NDArray[np.int64], batch_
     while start < len(ids):
         base = ends[start - 1] if start else 0
         end = max(start + 1, int(np.searchsorted(ends, base + batch_tokens, side="right")))
-        parts.append(embed(decoder, *pack_texts(store, ids[start:end])).numpy().astype(np.float16))
+        parts.append(embed(decoder, pack_texts(store, ids[start:end])).numpy().astype(np.float16))
         start = end
     return np.concatenate(parts)
