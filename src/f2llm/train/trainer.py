@@ -25,6 +25,7 @@ from f2llm.core.files import digest_json, write_json
 from f2llm.core.log import Bar, log
 from f2llm.core.types import TaskType
 from f2llm.data.store import TokenStore
+from f2llm.model.checkpoint import save_weights
 from f2llm.model.decoder import Decoder
 from f2llm.train.batch import PackedBatch, pack_rows
 from f2llm.train.gradcache import backward
@@ -193,12 +194,7 @@ class _Run:
 
     def _keep(self, step: int) -> None:
         """Keep the weights of an intermediate step for later study."""
-        from safetensors.torch import save_file
-
-        from f2llm.core.files import atomic_path
-
-        with atomic_path(self.directory / "milestones" / f"step-{step:08d}.safetensors") as path:
-            save_file({name: t.detach().contiguous() for name, t in self.decoder.state_dict().items()}, path)
+        save_weights(self.decoder, self.directory / "milestones" / f"step-{step:08d}.safetensors")
 
     def _refuse(self, step: int, batch: PackedBatch, loss: Tensor, norm: Tensor) -> None:
         """Stop before a non-finite update reaches the weights, and write down which texts were in the batch."""
