@@ -1,11 +1,13 @@
 """How fast a training step is, against the padded form on transformers and against sentence-transformers' losses.
 
-Run it with: python benchmarks/train_vs_peers.py --size 80M --rows 8 --runs 3 (add --json for machines)
+Run it with: python benchmarks/train_vs_peers.py --size 80M --rows 4 --runs 3 (add --json for machines)
 
 Workload: rows of one query, one positive and seven negatives. Lengths are log-normal: queries median 16 tokens (at most
 64) behind an instruction of 20, documents median 64 (at most 512); no document repeats. A published size with its
-vocabulary of 151,936, random weights, float32, all cores. A step is forward, matryoshka losses, backward, clip, AdamW.
+vocabulary of 151,936, random weights, float32, all cores. A step: forward, matryoshka losses, backward, clip, AdamW at
+rate 0, so that all steps see the same weights.
 - padded: `Qwen3Model` of transformers on queries, positives and negatives, each padded to its longest; loops over dims.
+- without: our step with one of its tricks taken away.
 - sentence-transformers: MatryoshkaLoss(MultipleNegativesRankingLoss) on nine padded columns, as its trainer does.
 All run in turn, on the same rows, weights, threads and allocator setting; figures are medians of `--runs` steps after
 one that is not counted. The loss of the padded form must equal ours (1e-3), or there is no figure. `gemm_share`: the
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -36,12 +39,13 @@ from f2llm.data.cldr import load_cells
 from f2llm.eval.report import hardware
 from f2llm.model import checkpoint
 from f2llm.model.decoder import Decoder
+from f2llm.model.pack import Pack
 from f2llm.model.sizes import FAMILY, Shape, matryoshka_dims
 from f2llm.text.tokenizer import Tokenizer
 from f2llm.train.batch import pack_rows
 from f2llm.train.gradcache import backward
 from f2llm.train.losses import hard_loss, in_batch_loss, matryoshka_weights
-from f2llm.train.optim import make_optimizer, set_learning_rate
+from f2llm.train.optim import make_optimizer
 
 NEGATIVES, INSTRUCTION, TEMPERATURE = 7, 20, 0.05
 
@@ -71,7 +75,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(FAMILY), default="80M")
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -107,8 +111,12 @@ def compare(directory: Path, shape: Shape, rows: Rows, runs: int) -> dict[str, A
         "padded": padded_step(directory, rows, dims),
         "sentence_transformers": sentence_transformers_step(directory, rows, dims),
     }
+    whole, alone = "f2llm.train.gradcache.embed", "f2llm.train.batch.shared_prefix"
+    steps["without last tokens only"] = patched(whole, embed_whole, steps["f2llm"])
+    steps["without shared instruction"] = patched(alone, lambda texts: 0, steps["f2llm"])
+    steps["without both"] = patched(alone, lambda texts: 0, steps["without last tokens only"])
     first = {name: step() for name, step in steps.items()}
-    if abs(first["f2llm"] - first["padded"]) > 1e-3 * abs(first["padded"]):
+    if max(abs(first[name] / first["padded"] - 1) for name in first if name != "sentence_transformers") > 1e-3:
         raise SystemExit(f"the losses differ ({first}); there is nothing to compare")
     times: dict[str, list[float]] = {name: [] for name in steps}
     rates = []
@@ -121,7 +129,7 @@ def compare(directory: Path, shape: Shape, rows: Rows, runs: int) -> dict[str, A
     tokens = sum(len(text) for text in rows.texts)
     return {
         "seconds": {name: round(value, 3) for name, value in median.items()},
-        "ratios": {name: round(median[name] / median["f2llm"], 2) for name in ("padded", "sentence_transformers")},
+        "ratios": {name: round(median[name] / median["f2llm"], 2) for name in median if name != "f2llm"},
         "samples_per_s": round(len(rows.table) / median["f2llm"], 3),
         "useful_tokens_per_s": round(tokens / median["f2llm"], 1),
         "useful_gflops": round(operations / median["f2llm"] / 1e9, 1),
@@ -137,7 +145,6 @@ def compare(directory: Path, shape: Shape, rows: Rows, runs: int) -> dict[str, A
 
 def our_step(decoder: Decoder, rows: Rows, dims: list[int]) -> Callable[[], float]:
     optimizer = make_optimizer(decoder, weight_decay=0.01, betas=(0.9, 0.98))
-    set_learning_rate(optimizer, 1e-7)
 
     def step() -> float:
         batch = pack_rows(rows, "rows", rows.table)  # type: ignore[arg-type]  # all that it asks of a store
@@ -158,13 +165,28 @@ def our_step(decoder: Decoder, rows: Rows, dims: list[int]) -> Callable[[], floa
     return step
 
 
+def patched(target: str, substitute: Callable[..., Any], step: Callable[[], float]) -> Callable[[], float]:
+    """`step` with one function of the package replaced."""
+
+    def run() -> float:
+        with mock.patch(target, substitute):
+            return step()
+
+    return run
+
+
+def embed_whole(decoder: Decoder, pack: Pack) -> Tensor:
+    """Embeddings with every token computed in the last layer too."""
+    h = decoder(pack.input_ids, pack.cu_seqlens, continuations=pack.continuations)
+    return h.index_select(0, torch.tensor(pack.cu_seqlens[2 if pack.continuations else 1 :]) - 1)
+
+
 def padded_step(directory: Path, rows: Rows, dims: list[int]) -> Callable[[], float]:
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(directory, dtype=torch.float32)
     model.train()
     optimizer = make_optimizer(model, weight_decay=0.01, betas=(0.9, 0.98))
-    set_learning_rate(optimizer, 1e-7)
 
     def embed(texts: list[NDArray[np.uint32]]) -> Tensor:
         features = padded(texts)
@@ -192,14 +214,13 @@ def padded_step(directory: Path, rows: Rows, dims: list[int]) -> Callable[[], fl
 
 def sentence_transformers_step(directory: Path, rows: Rows, dims: list[int]) -> Callable[[], float]:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
     model = SentenceTransformer(str(directory), device="cpu")
     model.train()
     inner = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
     loss = MatryoshkaLoss(model, inner, matryoshka_dims=dims[::-1], matryoshka_weights=matryoshka_weights(dims)[::-1])
     optimizer = make_optimizer(model, weight_decay=0.01, betas=(0.9, 0.98))
-    set_learning_rate(optimizer, 1e-7)
     parts = tuple(slice(i, i + 1) for i in range(2 + NEGATIVES))
 
     def step() -> float:
