@@ -48,5 +48,6 @@ def _print_searches(out: Console, report: Path) -> None:
         hits = ", ".join(f"{text} ({score:.2f})" for score, text in found["hits"])
         note = f" ({found['language']}, never seen; the answer is {found['answer']})" if found["answer"] else ""
         out.print(f"  {escape(found['query'] + note)} -> {escape(hits)}")
-    query = searches["results"][0]["query"]
+    right = [found["query"] for found in searches["results"] if found["hits"][0][1] == found["answer"]]
+    query = (right or [searches["results"][0]["query"]])[0]
     out.print(f'\ntry:    f2llm search "{escape(query)}" --in {corpus}')
