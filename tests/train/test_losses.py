@@ -83,6 +83,14 @@ def test_in_batch_loss_without_repeated_documents() -> None:
     assert_equal(in_batch_loss(Q, P, DIMS, 0.05, same), literal_in_batch(Q, P, same), [Q, P])
 
 
+@pytest.mark.parametrize("dims", [(16,), DIMS])
+def test_the_gradient_by_hand_scales_with_what_comes_from_above(dims: tuple[int, ...]) -> None:
+    Q, P = random(5, max(dims), seed=10), random(5, max(dims), seed=11)
+    same = torch.zeros(5, 5, dtype=torch.bool)
+    same[1, 3] = True
+    assert torch.autograd.gradcheck(lambda q, p: 3 * in_batch_loss(q, p, dims, 0.5, same).square(), (Q, P))
+
+
 def test_distill_loss() -> None:
     """Mean over all elements of a group, summed over the groups; the teacher is cut to the student's dims."""
     E, T = random(7, 8, seed=6), random(7, 12, seed=7).detach()

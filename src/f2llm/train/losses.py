@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +27,6 @@ def nested_norms(E: Tensor, dims: Sequence[int]) -> Tensor:
     """Euclidean norms of the first `dim` coordinates of E [..., D], for each dim: [R, ...]."""
     blocks = [block.square().sum(-1) for block in _blocks(E, dims)]
     return torch.stack(blocks).cumsum(0).clamp_min(_TINY).sqrt()
-
-
-def nested_cosines(Q_BD: Tensor, P_MD: Tensor, dims: Sequence[int]) -> Tensor:
-    """Cosine of every query with every document at each dim: [R, B, M]."""
-    products = torch.stack([q @ p.T for q, p in zip(_blocks(Q_BD, dims), _blocks(P_MD, dims), strict=True)]).cumsum(0)
-    return products / (nested_norms(Q_BD, dims)[:, :, None] * nested_norms(P_MD, dims)[:, None, :])
 
 
 def nested_row_cosines(Q_BD: Tensor, C_BKD: Tensor, dims: Sequence[int]) -> Tensor:
@@ -59,11 +54,60 @@ def in_batch_loss(
     `excluded_BB` marks documents that must not count as negatives (the same document at another row); the diagonal of
     it is never read.
     """
-    logits = nested_cosines(Q_BD, P_BD, dims) / temperature
+    mask = None
     if excluded_BB is not None:
-        own = torch.eye(len(Q_BD), dtype=torch.bool, device=Q_BD.device)
-        logits = logits.masked_fill(excluded_BB & ~own, -math.inf)
-    return _weighted_cross_entropy(logits, torch.arange(len(Q_BD), device=Q_BD.device), dims)
+        mask = excluded_BB & ~torch.eye(len(Q_BD), dtype=torch.bool, device=Q_BD.device)
+    loss: Tensor = _InBatchLoss.apply(Q_BD, P_BD, tuple(dims), temperature, mask)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _InBatchLoss(torch.autograd.Function):
+    """The loss and its gradient by hand: one [B, B] matrix of inner products grows block by block.
+
+    With a = 1 / (|q| temperature) and b = 1 / |p| at a dim, the logits are L = a S b, G is the gradient at L, and that
+    at S is a G b. A block of coordinates is part of S at its own dim and at all larger ones, so it gets the sum of
+    those; the norms give -q sum(G L) / |q|^2 and the like for p. Autograd would pass over [B, B] far more often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, Q: Tensor, P: Tensor, dims: tuple[int, ...], temperature: float, mask: Tensor | None
+    ) -> Tensor:
+        q_square, p_square = nested_norms(Q, dims).square(), nested_norms(P, dims).square()
+        a_RB, b_RB = q_square.rsqrt() / temperature, p_square.rsqrt()
+        S, loss = Q.new_zeros(len(Q), len(P)), Q.new_zeros(())
+        at_S, q_norm, p_norm = [], torch.empty_like(a_RB), torch.empty_like(b_RB)
+        blocks = zip(_blocks(Q, dims), _blocks(P, dims), matryoshka_weights(dims), strict=True)
+        for r, (q, p, weight) in enumerate(blocks):
+            S.addmm_(q, p.T)
+            L = (S * b_RB[r]).mul_(a_RB[r][:, None])
+            if mask is not None:
+                L.masked_fill_(mask, -math.inf)
+            log_sum = L.logsumexp(1)
+            loss += weight * (log_sum - L.diagonal()).mean()
+            G = torch.sub(L, log_sum[:, None]).exp_()
+            G.diagonal().sub_(1)
+            G.mul_(weight / len(Q))
+            if mask is not None:
+                L.masked_fill_(mask, 0)
+            L.mul_(G)
+            q_norm[r], p_norm[r] = L.sum(1) / q_square[r], L.sum(0) / p_square[r]
+            at_S.append(G.mul_(b_RB[r]).mul_(a_RB[r][:, None]))
+        ctx.dims = dims
+        ctx.save_for_backward(Q, P, q_norm, p_norm, *at_S)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        Q, P, q_norm, p_norm, *at_S = ctx.saved_tensors
+        dQ, dP, total = torch.empty_like(Q), torch.empty_like(P), torch.zeros_like(at_S[0])
+        q_norm, p_norm = (x.flip(0).cumsum(0).flip(0) * upstream for x in (q_norm, p_norm))
+        for r in reversed(range(len(at_S))):
+            block = slice(ctx.dims[r - 1] if r else 0, ctx.dims[r])
+            total.add_(at_S[r] * upstream)
+            dQ[:, block] = total @ P[:, block] - q_norm[r][:, None] * Q[:, block]
+            dP[:, block] = total.T @ Q[:, block] - p_norm[r][:, None] * P[:, block]
+        return dQ, dP, None, None, None
 
 
 def distill_loss(E_ND: Tensor, T_ND: Tensor, groups: Sequence[Tensor]) -> Tensor:
