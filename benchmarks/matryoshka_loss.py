@@ -3,7 +3,8 @@
 Run it with: python benchmarks/matryoshka_loss.py --rows 1024 --dim 1024 --runs 5
 
 Workload: the in-batch loss of random queries and documents [rows, dim], dims 8, 16, ... dim, float32, all cores. Both
-forms run in this process, in turn; figures are medians. The losses and gradients must agree (1e-4), or there is no figure.
+forms run in this process, in turn; figures are medians. The losses and gradients must agree (1e-4), or there is no
+figure.
 """
 
 from __future__ import annotations
