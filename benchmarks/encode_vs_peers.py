@@ -15,14 +15,12 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
+from timing import matrix_rate, seconds
 
 from f2llm.core.allocator import tune_allocator
 from f2llm.data.cldr import load_cells
@@ -116,18 +114,6 @@ def compare(directory: Path, texts: list[str], runs: int) -> dict[str, object]:
         "min_cosine": round(float(cosines.min()), 7),
         "hardware": hardware(),
     }
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def matrix_rate(size: int = 2048) -> float:
-    """Floating-point operations a second of a large float32 matrix product, the best of three."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / min(seconds(lambda: torch.mm(a, b)) for _ in range(3))
 
 
 def describe(result: dict[str, object]) -> str:

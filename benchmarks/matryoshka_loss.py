@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from datetime import date
 
 import torch
 import torch.nn.functional as F
+from timing import seconds
 from torch import Tensor
 
 from f2llm.core.allocator import tune_allocator
@@ -44,12 +44,12 @@ def main() -> None:
     for _ in range(options.runs):
         for name, form in forms.items():
             found[name].append(measure(Q, P, form))
-    seconds = {name: statistics.median(values) for name, values in found.items()}
+    median = {name: statistics.median(values) for name, values in found.items()}
     result = {
         "rows": options.rows,
         "dims": dims,
-        "milliseconds": {name: round(1000 * value, 1) for name, value in seconds.items()},
-        "times_faster": round(seconds["loop"] / seconds["one pass"], 2),
+        "milliseconds": {name: round(1000 * value, 1) for name, value in median.items()},
+        "times_faster": round(median["loop"] / median["one pass"], 2),
         "hardware": hardware(),
         "date": date.today().isoformat(),
     }
@@ -81,9 +81,7 @@ def check(Q: Tensor, one_pass: Callable[[], Tensor], by_dim: Callable[[], Tensor
 def measure(Q: Tensor, P: Tensor, form: Callable[[], Tensor]) -> float:
     """Seconds of a forward and backward."""
     Q.grad = P.grad = None
-    started = time.perf_counter()
-    form().backward()  # type: ignore[no-untyped-call]
-    return time.perf_counter() - started
+    return seconds(lambda: form().backward())  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

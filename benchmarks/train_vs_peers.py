@@ -20,7 +20,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -32,6 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from timing import matrix_rate, seconds
 from torch import Tensor, nn
 
 from f2llm.core.allocator import tune_allocator
@@ -254,18 +254,6 @@ def executed_operations(shape: Shape, rows: Rows) -> float:
     layer = key_value + 2 * shape.hidden * shape.heads * shape.head_dim + 3 * shape.hidden * shape.mlp
     whole = (shape.layers - 1) * layer + key_value
     return 6.0 * (whole * batch.tokens + (layer - key_value) * len(batch.text_ids))
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def matrix_rate(size: int = 2048) -> float:
-    """Floating-point operations a second of a large float32 matrix product, the best of three."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / min(seconds(lambda: torch.mm(a, b)) for _ in range(3))
 
 
 if __name__ == "__main__":

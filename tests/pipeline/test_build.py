@@ -56,6 +56,12 @@ def test_until_stops_after_a_group_of_steps(tmp_path: Path) -> None:
         build(TINY, out=tmp_path, until="convrt")
 
 
+@pytest.mark.parametrize(("share", "words"), [("0.0", "no row is held out"), ("0.999", "no row left to train on")])
+def test_a_split_that_leaves_nothing_stops_before_training(share: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(TINY, out=tmp_path, overrides=[f"clean.held_out_fraction={share}"], until="clean")
+
+
 def test_held_out_names_are_in_no_training_row(built: Built) -> None:
     """Neither the unit nor the very text of an evaluated query was trained on, in any source, as anything."""
     units: set[str] = set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from f2llm.core.config import Recipe, SourceConfig
-from f2llm.core.errors import ConfigError
 from f2llm.core.files import write_json
 from f2llm.core.log import log
 from f2llm.data.examples import read_examples
@@ -39,7 +38,7 @@ def evaluate_baselines(place: Workplace, recipe: Recipe) -> None:
 
 
 def evaluation_tasks(place: Workplace, recipe: Recipe) -> list[EvalTask]:
-    """One task for each source that is evaluated and has held-out rows; ConfigError where there is none."""
+    """One task for each source that is evaluated and has held-out rows (the cleaning step sees to it that one has)."""
     tasks = []
     for source in recipe.sources:
         path = place.artifact("clean") / "eval" / f"{source.id}.parquet"
@@ -55,8 +54,6 @@ def evaluation_tasks(place: Workplace, recipe: Recipe) -> list[EvalTask]:
                     symmetric=source.symmetric,
                 )
             )
-    if not tasks:
-        raise ConfigError("no row is held out for evaluation: raise clean.held_out_fraction or set evaluate = true")
     return tasks
 
 

@@ -56,6 +56,11 @@ def clean_sources(place: Workplace, recipe: Recipe) -> None:
         **recipe.clean.model_dump(),
     )
     counts = report.sources.values()
+    empty = [source for source, count in report.sources.items() if not count.train]
+    if empty:
+        raise ConfigError(f"source {empty[0]!r} has no row left to train on (see drops.json); lower held_out_fraction")
+    if not any(count.evaluation for count in counts):
+        raise ConfigError("no row is held out for evaluation: raise clean.held_out_fraction or set evaluate = true")
     train, held_out = sum(c.train for c in counts), sum(c.evaluation for c in counts)
     dropped = sum(c.dropped.total() for c in counts)
     log(f"  {train:,} rows for training, {held_out:,} for evaluation, {dropped:,} dropped")
