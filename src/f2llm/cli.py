@@ -88,6 +88,36 @@ def build(
         print_summary(out, result.out)
 
 
+@app.command(epilog="Example: torchrun --nproc-per-node 8 -m f2llm train recipes/f2llm-v2.toml --model f2llm-0.6B")
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="Train this model of the recipe (repeatable); default: all.")
+    ] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Where artifacts go; default: build/NAME.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key of the recipe: a.b=value (repeatable).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the models of a recipe, with all that it takes; on many processes and machines under torchrun."""
+    from f2llm.pipeline.build import train as run
+
+    result = run(recipe, out=out_dir, overrides=overrides, models=models)
+    if console.quiet:
+        return
+    trained = [name for name in result.ran if name.startswith("train/")]
+    summary = {
+        "out": str(result.out),
+        "trained": trained,
+        "ran": result.ran,
+        "skipped": result.skipped,
+        "seconds": round(result.seconds, 1),
+    }
+    text = f"{len(trained)} stages trained in {result.seconds:.0f} s; weights and metrics are in {result.out}/train"
+    _print(summary, as_json, text if trained else "nothing to do: all stages are up to date")
+
+
 @app.command(epilog='Example: f2llm search "sea in northern Europe" --in notes.txt --top 5')
 def search(
     queries: Annotated[list[str], typer.Argument(help="What to look for, in any language (one or more).")],

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +84,78 @@ def test_a_short_file_is_told(tmp_path: Path, small_tokenizer: Tokenizer) -> Non
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match="build again"):
         TokenStore(tmp_path)
+
+
+def test_languages_of_the_rows_are_kept(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    source = StageSource("s", "retrieval", None, False)
+    other = dataclasses.replace(example(1), query_lang="swh_Latn", doc_lang="eng_Latn")
+    code = dataclasses.replace(example(2), query_lang="eng_Latn", doc_lang="python")
+    store, _ = build(tmp_path, small_tokenizer, source, [example(0), other, code, example(3)])
+    assert store.language_names == ["eng_Latn", "swh_Latn", "python"]
+    assert store.languages("s").dtype == np.uint16
+    assert store.languages("s").tolist() == [[0, 0], [1, 0], [0, 2], [0, 0]]
+    assert store.language_shares("s") == {"eng_Latn": 0.75, "swh_Latn": 0.25}
+
+
+def test_a_source_without_rows_has_no_languages(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    sources = [(StageSource(name, "retrieval", None, False), rows) for name, rows in (("a", []), ("b", [example(0)]))]
+    build_store(tmp_path, sources, small_tokenizer, negatives=2, instruction_share=0.0, seed=0)
+    store = TokenStore(tmp_path)
+    assert (len(store.rows["a"]), store.language_shares("a"), len(store.languages("a"))) == (0, {}, 0)
+
+
+def test_the_digest_knows_the_data(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    source = StageSource("s", "retrieval", None, False)
+    rows = [example(number) for number in range(9)]
+    translated = dataclasses.replace(rows[0], doc_lang="swh_Latn")
+    variants = [rows, rows, rows[::-1], rows[1:], [translated, *rows[1:]]]
+    digests = [
+        build(tmp_path / str(number), small_tokenizer, source, variant)[0].digest
+        for number, variant in enumerate(variants)
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
+
+
+@pytest.mark.parametrize("key", ["digest", "languages", "language_shares"])
+def test_an_older_store_is_told(tmp_path: Path, small_tokenizer: Tokenizer, key: str) -> None:
+    build(tmp_path, small_tokenizer, StageSource("s", "retrieval", None, False), [example(0)])
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    del meta[key]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match="build again"):
+        TokenStore(tmp_path)
+
+
+def test_ten_million_documents_open_at_once() -> None:
+    documents, rows = 10_000_000, 5_000_000
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        fabricate(directory, documents, rows)
+        before, started = resident_bytes(), time.perf_counter()
+        store = TokenStore(directory)
+        assert (len(store), len(store.rows["s"]), len(store.languages("s"))) == (documents, rows, rows)
+        assert store.language_shares("s") == {"eng_Latn": 1.0}
+        assert time.perf_counter() - started < 1
+        assert resident_bytes() - before < 50e6
+
+
+def fabricate(directory: Path, documents: int, rows: int) -> None:
+    """A store of four-token documents as files with holes: only the offsets take room on the disk."""
+    (directory / "rows").mkdir()
+    with open(directory / "tokens.bin", "wb") as handle:
+        handle.truncate(16 * documents)
+    np.save(directory / "offsets.npy", np.arange(0, 4 * documents + 1, 4))
+    for name, kind, width in (("s.npy", np.int32, 9), ("s.lang.npy", np.uint16, 2)):
+        np.lib.format.open_memmap(directory / "rows" / name, mode="w+", dtype=kind, shape=(rows, width))
+    meta = {"sources": {"s": "retrieval"}, "digest": "0", "languages": ["eng_Latn"]}
+    (directory / "meta.json").write_text(json.dumps({**meta, "language_shares": {"s": {"eng_Latn": 1.0}}}))
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory, mapped pages included; 0 where the system does not say."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
 def test_union_is_sorted_distinct_and_present() -> None:

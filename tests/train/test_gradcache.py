@@ -7,6 +7,7 @@ from torch import Tensor
 from f2llm.data.store import TokenStore
 from f2llm.model.decoder import Decoder
 from f2llm.train.batch import pack_rows
+from f2llm.train.distributed import Replica, World
 from f2llm.train.gradcache import backward
 from f2llm.train.losses import in_batch_loss
 
@@ -14,8 +15,8 @@ from f2llm.train.losses import in_batch_loss
 def test_gradient_equals_that_of_the_texts_one_by_one(store: TokenStore, decoder: Decoder) -> None:
     batch = pack_rows(store, "pairs", np.asarray(store.rows["pairs"][:30], dtype=np.int64))
 
-    def loss(E_ND: Tensor) -> tuple[Tensor, None]:
-        return in_batch_loss(E_ND[batch.query], E_ND[batch.positive], [8, 16], 0.05), None
+    def loss(E_ND: Tensor) -> tuple[Tensor, Tensor]:
+        return in_batch_loss(E_ND[batch.query], E_ND[batch.positive], torch.arange(30), [8, 16], 0.05)
 
     texts = [torch.from_numpy(store.text(int(i)).astype(np.int64)) for i in batch.text_ids]
     alone = torch.cat([decoder(text, [0, len(text)])[-1:] for text in texts])
@@ -25,7 +26,7 @@ def test_gradient_equals_that_of_the_texts_one_by_one(store: TokenStore, decoder
     found = [(value, [p.grad.clone() for p in decoder.parameters() if p.grad is not None])]
     for budget in (10**6, 60):
         decoder.zero_grad()
-        value, _ = backward(decoder, batch, loss, budget)
+        value, _ = backward(Replica(decoder, World(), "fsdp", "fp32"), batch, loss, budget)
         found.append((value, [p.grad.clone() for p in decoder.parameters() if p.grad is not None]))
     (one_by_one, expected), *packed = found
     for total, gradients in packed:

@@ -1,13 +1,24 @@
 """Each loss equals a literal transcription of its formula, values and gradients, in float64."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from f2llm.model.sizes import matryoshka_dims
-from f2llm.train.losses import distill_loss, hard_loss, in_batch_loss, matryoshka_weights
+from f2llm.train.losses import (
+    cosines,
+    distill_loss,
+    false_negatives,
+    hard_loss,
+    in_batch_loss,
+    matryoshka_weights,
+    same_documents,
+    same_tower_loss,
+    spread_out_loss,
+)
 
 DIMS = [8, 16, 32, 48]
 
@@ -22,27 +33,44 @@ def literal_weight(dims: list[int], index: int) -> float:
     return 1.0 / (n * math.sqrt(dims[-1] / dims[index]))
 
 
+def literal_rows(score: Callable[[int, int], list[Tensor]], rows: int) -> Tensor:
+    """Loss of each row, where `score(i, dim)` gives the exponentials of row i, the positive's first."""
+    total = []
+    for i in range(rows):
+        losses = []
+        for index, dim in enumerate(DIMS):
+            scores = score(i, dim)
+            losses.append(-literal_weight(DIMS, index) * torch.log(scores[0] / torch.stack(scores).sum()))
+        total.append(torch.stack(losses).sum())
+    return torch.stack(total)
+
+
 def literal_hard(Q: Tensor, C: Tensor, present: Tensor) -> Tensor:
-    total = Q.new_zeros(())
-    for index, dim in enumerate(DIMS):
-        rows = []
-        for q, candidates, there in zip(Q, C, present, strict=True):
-            scores = [torch.exp(cosine(q[:dim], c[:dim]) / 0.05) for c, ok in zip(candidates, there, strict=True) if ok]
-            rows.append(-torch.log(scores[0] / torch.stack(scores).sum()))
-        total = total + literal_weight(DIMS, index) * torch.stack(rows).mean()
-    return total
+    def score(i: int, dim: int) -> list[Tensor]:
+        return [torch.exp(cosine(Q[i, :dim], c[:dim]) / 0.05) for c, ok in zip(C[i], present[i], strict=True) if ok]
+
+    return literal_rows(score, len(Q))
 
 
-def literal_in_batch(Q: Tensor, P: Tensor, excluded: Tensor | None = None) -> Tensor:
-    total = Q.new_zeros(())
-    for index, dim in enumerate(DIMS):
-        rows = []
-        for i, q in enumerate(Q):
-            kept = [j for j in range(len(P)) if j == i or excluded is None or not excluded[i, j]]
-            scores = {j: torch.exp(cosine(q[:dim], P[j][:dim]) / 0.05) for j in kept}
-            rows.append(-torch.log(scores[i] / torch.stack(list(scores.values())).sum()))
-        total = total + literal_weight(DIMS, index) * torch.stack(rows).mean()
-    return total
+def literal_in_batch(Q: Tensor, C: Tensor, target: list[int], excluded: Tensor | None = None) -> Tensor:
+    def score(i: int, dim: int) -> list[Tensor]:
+        kept = [j for j in range(len(C)) if j != target[i] and (excluded is None or not excluded[i, j])]
+        return [torch.exp(cosine(Q[i, :dim], C[j, :dim]) / 0.05) for j in [target[i], *kept]]
+
+    return literal_rows(score, len(Q))
+
+
+def literal_same_tower(Q: Tensor, P: Tensor, excluded: Tensor | None = None) -> Tensor:
+    def score(i: int, dim: int) -> list[Tensor]:
+        scores = [torch.exp(cosine(Q[i, :dim], P[i, :dim]) / 0.05)]
+        for j in range(len(Q)):
+            if j != i and (excluded is None or not excluded[i, j]):
+                scores.append(torch.exp(cosine(Q[i, :dim], P[j, :dim]) / 0.05))
+                scores.append(torch.exp(cosine(Q[i, :dim], Q[j, :dim]) / 0.05))
+                scores.append(torch.exp(cosine(P[i, :dim], P[j, :dim]) / 0.05))
+        return scores
+
+    return literal_rows(score, len(Q))
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -50,10 +78,22 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
+def random_mask(*shape: int, seed: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.4
+
+
 def assert_equal(ours: Tensor, literal: Tensor, leaves: list[Tensor]) -> None:
     torch.testing.assert_close(ours, literal, rtol=1e-10, atol=1e-10)
     for mine, theirs in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(literal, leaves), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+def assert_rows_equal(ours: tuple[Tensor, Tensor], literal_B: Tensor, leaves: list[Tensor]) -> None:
+    """The losses of the rows equal the literal ones, and the loss and its gradient their mean."""
+    loss, rows_B = ours
+    assert not rows_B.requires_grad
+    torch.testing.assert_close(rows_B, literal_B.detach(), rtol=1e-10, atol=1e-10)
+    assert_equal(loss, literal_B.mean(), leaves)
 
 
 def test_weights_are_those_of_the_paper() -> None:
@@ -68,27 +108,143 @@ def test_weights_are_those_of_the_paper() -> None:
 def test_hard_loss() -> None:
     Q, C = random(5, 48, seed=0), random(5, 4, 48, seed=1)
     present = torch.tensor([[True, True, True, True]] * 3 + [[True, False, True, False], [True, False, False, False]])
-    assert_equal(hard_loss(Q, C, present, DIMS, 0.05), literal_hard(Q, C, present), [Q, C])
+    assert_rows_equal(hard_loss(Q, C, present, DIMS, 0.05), literal_hard(Q, C, present), [Q, C])
 
 
 def test_in_batch_loss() -> None:
     Q, P = random(6, 48, seed=2), random(6, 48, seed=3)
-    assert_equal(in_batch_loss(Q, P, DIMS, 0.05), literal_in_batch(Q, P), [Q, P])
+    ours = in_batch_loss(Q, P, torch.arange(6), DIMS, 0.05)
+    assert_rows_equal(ours, literal_in_batch(Q, P, list(range(6))), [Q, P])
 
 
 def test_in_batch_loss_without_repeated_documents() -> None:
     Q, P = random(4, 48, seed=4), random(4, 48, seed=5)
     same = torch.eye(4, dtype=torch.bool)
     same[0, 2] = same[2, 0] = True
-    assert_equal(in_batch_loss(Q, P, DIMS, 0.05, same), literal_in_batch(Q, P, same), [Q, P])
+    ours = in_batch_loss(Q, P, torch.arange(4), DIMS, 0.05, same)
+    assert_rows_equal(ours, literal_in_batch(Q, P, list(range(4)), same), [Q, P])
+
+
+@pytest.mark.parametrize(
+    ("target", "candidates"), [([3, 0, 3, 6, 2], 7), ([1, 0, 1, 1, 0], 2), ([0, 0, 0], 1), ([4], 5), ([0], 1)]
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_batch_loss_of_other_shapes(target: list[int], candidates: int, masked: bool) -> None:
+    Q, C = random(len(target), 48, seed=12), random(candidates, 48, seed=13)
+    excluded = random_mask(len(target), candidates, seed=14) if masked else None
+    ours = in_batch_loss(Q, C, torch.tensor(target), DIMS, 0.05, excluded)
+    assert_rows_equal(ours, literal_in_batch(Q, C, target, excluded), [Q, C])
+
+
+def test_in_batch_loss_with_all_other_candidates_excluded_is_zero() -> None:
+    Q, C = random(3, 48, seed=15), random(5, 48, seed=16)
+    excluded = torch.ones(3, 5, dtype=torch.bool)
+    loss, rows = in_batch_loss(Q, C, torch.tensor([4, 0, 4]), DIMS, 0.05, excluded)
+    assert rows.tolist() == [0, 0, 0]
+    assert all(not gradient.any() for gradient in torch.autograd.grad(loss, [Q, C]))
+    assert excluded.all(), "the caller's mask was changed"
+
+
+def test_in_batch_loss_with_the_hard_negatives_of_all_rows() -> None:
+    """The denominator of row i: the positives of all rows, then the hard negatives of all rows."""
+    Q, P, N = random(4, 48, seed=17), random(4, 48, seed=18), random(4, 3, 48, seed=19)
+
+    def score(i: int, dim: int) -> list[Tensor]:
+        documents = [P[i], *(P[j] for j in range(4) if j != i), *(N[j, k] for j in range(4) for k in range(3))]
+        return [torch.exp(cosine(Q[i, :dim], document[:dim]) / 0.05) for document in documents]
+
+    ours = in_batch_loss(Q, torch.cat([P, N.flatten(0, 1)]), torch.arange(4), DIMS, 0.05)
+    assert_rows_equal(ours, literal_rows(score, 4), [Q, P, N])
 
 
 @pytest.mark.parametrize("dims", [(16,), DIMS])
-def test_the_gradient_by_hand_scales_with_what_comes_from_above(dims: tuple[int, ...]) -> None:
-    Q, P = random(5, max(dims), seed=10), random(5, max(dims), seed=11)
-    same = torch.zeros(5, 5, dtype=torch.bool)
-    same[1, 3] = True
-    assert torch.autograd.gradcheck(lambda q, p: 3 * in_batch_loss(q, p, dims, 0.5, same).square(), (Q, P))
+@pytest.mark.parametrize("target", [[0, 1, 2, 3, 4], [6, 2, 2, 0, 1]])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gradient_by_hand_scales_with_what_comes_from_above(
+    dims: tuple[int, ...], target: list[int], masked: bool
+) -> None:
+    candidates = max(target) + 1
+    Q, C = random(5, max(dims), seed=10), random(candidates, max(dims), seed=11)
+    excluded = random_mask(5, candidates, seed=20) if masked else None
+
+    def squared(q: Tensor, c: Tensor) -> Tensor:
+        return 3 * in_batch_loss(q, c, torch.tensor(target), dims, 0.5, excluded)[0].square()
+
+    assert torch.autograd.gradcheck(squared, (Q, C))
+
+
+def test_the_gradient_by_hand_can_be_taken_twice() -> None:
+    Q, C = random(3, 48, seed=21), random(4, 48, seed=22)
+    loss, _ = in_batch_loss(Q, C, torch.tensor([0, 1, 3]), DIMS, 0.05)
+    first, again = (torch.autograd.grad(loss, [Q, C], retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_same_tower_loss() -> None:
+    Q, P = random(5, 48, seed=23), random(5, 48, seed=24)
+    assert_rows_equal(same_tower_loss(Q, P, DIMS, 0.05), literal_same_tower(Q, P), [Q, P])
+
+
+def test_same_tower_loss_without_repeated_texts() -> None:
+    Q, P = random(5, 48, seed=25), random(5, 48, seed=26)
+    excluded = random_mask(5, 5, seed=27) | torch.eye(5, dtype=torch.bool)
+    ours = same_tower_loss(Q, P, DIMS, 0.05, excluded)
+    assert_rows_equal(ours, literal_same_tower(Q, P, excluded), [Q, P])
+
+
+def test_same_tower_loss_of_one_row_is_zero() -> None:
+    Q, P = random(1, 48, seed=28), random(1, 48, seed=29)
+    loss, rows = same_tower_loss(Q, P, DIMS, 0.05)
+    assert loss.item() == 0
+    assert rows.tolist() == [0]
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 11])
+def test_spread_out_loss(count: int) -> None:
+    E = random(count, 8, seed=30)
+    pairs = [cosine(E[i], E[j]) ** 2 for i in range(count) for j in range(count) if i != j]
+    assert_equal(spread_out_loss(E), torch.stack(pairs).mean(), [E])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_spread_out_loss_without_pairs_is_zero(count: int) -> None:
+    assert spread_out_loss(random(count, 8, seed=31)).item() == 0
+
+
+def test_cosines_have_no_gradient() -> None:
+    Q, C = random(3, 8, seed=32), random(4, 8, seed=33)
+    ours = cosines(Q, C)
+    assert not ours.requires_grad
+    torch.testing.assert_close(ours, torch.stack([torch.stack([cosine(q, c) for c in C]) for q in Q]).detach())
+
+
+@pytest.mark.parametrize("margin", [-0.1, 0.0, 0.1])
+def test_false_negatives(margin: float) -> None:
+    own, target = cosines(random(6, 8, seed=34), random(9, 8, seed=35)), [8, 0, 3, 3, 5, 1]
+    literal = [
+        [j != t and bool(row[j] > row[t] - margin) for j in range(9)] for row, t in zip(own, target, strict=True)
+    ]
+    assert false_negatives(own, torch.tensor(target), margin).tolist() == literal
+    assert any(map(any, literal))
+
+
+def test_a_cosine_equal_to_the_threshold_stays_a_negative() -> None:
+    own = torch.tensor([[0.5, 0.25, 0.375, 0.5]])
+    assert false_negatives(own, torch.tensor([0]), 0.0).tolist() == [[False] * 4]
+    assert false_negatives(own, torch.tensor([0]), 0.125).tolist() == [[False, False, False, True]]
+
+
+def test_same_documents() -> None:
+    found = same_documents(torch.tensor([7, 2, 7]), torch.tensor([7, 2, 5, 7]))
+    assert found.tolist() == [[True, False, False, True], [False, True, False, False], [True, False, False, True]]
+
+
+def test_masks_combine_with_the_in_batch_loss() -> None:
+    Q, C, target = random(4, 48, seed=36), random(6, 48, seed=37), torch.tensor([0, 1, 2, 3])
+    same = same_documents(torch.tensor([1, 2, 1, 3]), torch.tensor([1, 2, 1, 3, 3, 5]))
+    excluded = same | false_negatives(cosines(Q, C), target, 0.0)
+    ours = in_batch_loss(Q, C, target, DIMS, 0.05, excluded)
+    assert_rows_equal(ours, literal_in_batch(Q, C, target.tolist(), excluded), [Q, C])
 
 
 def test_distill_loss() -> None:

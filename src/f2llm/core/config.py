@@ -39,6 +39,7 @@ class SourceConfig(Section):
 
     `symmetric`: query and document are of the same kind, so documents may carry the instruction too. `max_rows`: at
     most so many rows in stage 2. `eval_doc_lang`: held-out queries are searched among all documents in this language.
+    `temperature`: of this source's losses, where it needs another than `training.temperature`.
     """
 
     id: Name
@@ -51,6 +52,7 @@ class SourceConfig(Section):
     max_rows: Positive | None = None
     evaluate: bool = True
     eval_doc_lang: str | None = None
+    temperature: Annotated[float, Field(gt=0)] | None = None
     options: dict[str, Any] = {}
 
 
@@ -97,13 +99,44 @@ class StageOverride(Section):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
 
 
+class MixtureConfig(Section):
+    """Which share of the batches each source gets: in proportion to size**alpha, then within bounds.
+
+    `alpha` 1 (the paper): every row once an epoch; smaller values give small sources more. `floors` and `caps` bound
+    the share of a source, `language_floors` and `language_caps` that of the queries in a language (`swa_Latn = 0.02`).
+    """
+
+    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
+    floors: dict[str, Share] = {}
+    caps: dict[str, Share] = {}
+    language_floors: dict[str, Share] = {}
+    language_caps: dict[str, Share] = {}
+
+
 class TrainingConfig(Section):
-    """Losses, optimizer and checkpoints of both stages; the defaults are the paper's.
+    """Losses, optimizer, checkpoints and validation of both stages; the defaults are the paper's.
 
     `matryoshka_min_dim`: the smallest nested dimension. `symmetric_instruction_share`: of the documents of symmetric
-    sources, how many carry the instruction. `mask_duplicates`: the same document at another row of the batch is no
-    negative. `micro_batch_tokens`: a larger batch is embedded in parts, with the same gradient.
-    `keep_checkpoints`: intermediate weights kept for study.
+    sources, how many carry the instruction.
+
+    Options of the loss, off by default. `mask_duplicates`: the same document at another row of the batch is no
+    negative; for sources whose documents repeat. `false_negative_margin`: nor is a document that the teacher (without
+    one, the model itself) finds closer to the query than the positive minus this margin; 0 or a little below it, for
+    sources with many unlabelled answers. `share_hard_negatives`: hard negatives of other rows count too; for small
+    batches. `same_tower`: other queries are negatives of a query, other positives of a positive; where texts of one
+    kind are compared. `spread_out_weight`: push all texts apart; before quantising vectors. `detach_across_processes`:
+    on several processes no gradient reaches positives through the in-batch loss, as in the published code; only to
+    reproduce it.
+
+    `micro_batch_tokens`: a larger batch is embedded in parts, with the same gradient; "auto" takes as many as memory
+    holds. `precision` "bf16": matrix products in bfloat16, weights and losses in float32. `checkpoint_activations`:
+    recompute layers in the backward pass, for less memory. `compile`: element-wise parts by torch.compile.
+    `parallel`: on several processes, shard the model ("fsdp") or copy it ("ddp").
+
+    `keep_checkpoints`: intermediate weights kept for study. To continue a killed run, the newest `keep_last`
+    checkpoints stay, and those of every `keep_every`-th step. `validation_fraction` of each source's rows, at most
+    `validation_rows`, are held out, and their loss is measured every `validate_every` steps (0: never) for at most
+    `validation_seconds`. `trackers`: "tensorboard", "trackio", "wandb" beside metrics.jsonl.
     """
 
     temperature: Annotated[float, Field(gt=0)] = 0.05
@@ -111,14 +144,31 @@ class TrainingConfig(Section):
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
     symmetric_instruction_share: Share = 0.3
     mask_duplicates: bool = False
+    false_negative_margin: Annotated[float, Field(ge=-2, le=2)] | None = None
+    share_hard_negatives: bool = False
+    same_tower: bool = False
+    spread_out_weight: Annotated[float, Field(ge=0)] = 0.0
+    detach_across_processes: bool = False
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-7
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     betas: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.9, 0.98]
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    micro_batch_tokens: Positive = 16_384
+    micro_batch_tokens: Positive | Literal["auto"] = 16_384
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_activations: bool = False
+    compile: bool = False
+    parallel: Literal["fsdp", "ddp"] = "fsdp"
     checkpoint_every: Positive = 500
     keep_checkpoints: Annotated[int, Field(ge=0)] = 3
+    keep_last: Positive = 2
+    keep_every: Positive | None = None
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    validation_rows: Positive = 128
+    validate_every: Annotated[int, Field(ge=0)] = 500
+    validation_seconds: Annotated[float, Field(gt=0)] = 60.0
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
+    mixture: MixtureConfig = MixtureConfig()
     stage1: StageConfig = StageConfig()
     stage2: StageConfig = StageConfig()
 

@@ -15,6 +15,11 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 _LINE_EVERY_S = 15.0
 
 
+def silence() -> None:
+    """Say nothing from now on: one of several processes speaks for all."""
+    console.quiet = True
+
+
 def log(message: str) -> None:
     """One line on standard error (rich markup allowed)."""
     console.print(message)
@@ -37,7 +42,7 @@ class Bar:
         self._progress: Progress | None = None
 
     def __enter__(self) -> Bar:
-        if console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self._progress = Progress(
                 TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
@@ -51,7 +56,7 @@ class Bar:
         self.done += amount
         if self._progress is not None:
             self._progress.update(self._task, advance=amount, note=note)
-        elif time.monotonic() - self._last_line > _LINE_EVERY_S:
+        elif not console.quiet and time.monotonic() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.monotonic()
             print(f"  {self.description}: {self._state()} {note}".rstrip(), file=sys.stderr, flush=True)
 

@@ -261,6 +261,8 @@ def read_curve(path: Path | str, *, model: str, stage: int, points: int = 100) -
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if "kind" in entry:
+            continue
         raw.setdefault(entry["source"], []).append((entry["step"], entry["loss"]))
     return Curve(
         model=model, stage=stage, points={source: smooth(found, points) for source, found in sorted(raw.items())}

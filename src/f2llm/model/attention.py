@@ -7,20 +7,23 @@ The first sequence may be a *prefix*: the `continuations` sequences after it rea
 with it. Attention is causal, so the keys and values of an instruction that opens many queries are the same for all of
 them; they are computed once, and the gradient of all comes together in them.
 
-Cost: one call per run and layer, so sort a pack by length (the order decides the speed, never the result).
-Limits: the number of distinct lengths bounds the efficiency; on CUDA very many short runs are launch-bound.
+Cost: one call per run and layer, so sort a pack by length (the order decides the speed, never the result); the number
+of distinct lengths bounds the efficiency. On CUDA in half precision all runs are one call of `varlen_attn`, whatever
+their lengths; the keys of a prefix are then copied to each sequence that continues it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from functools import cached_property
+from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 
 class Run(NamedTuple):
@@ -33,6 +36,10 @@ class Run(NamedTuple):
     @property
     def tokens(self) -> int:
         return self.sequences * self.length
+
+    @property
+    def lengths(self) -> list[int]:
+        return [self.length] * self.sequences
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class AttentionPlan:
 
         `split` and not slices: its gradient is one concatenation, that of a slice is a zero tensor per run.
         """
+        if _has_varlen(query):
+            return self._attend_varlen(query, key, value, self._lengths)
         queries = torch.split_with_sizes(query, [run.tokens for run in self.runs])
         return self._attend_runs(self.runs, queries, key, value)
 
@@ -89,6 +98,8 @@ class AttentionPlan:
 
         The last token sees its whole sequence, so there is no mask. The prefix is no sequence of its own here.
         """
+        if _has_varlen(query):
+            return self._attend_varlen(query, key, value, [0] * bool(self.prefix) + [1] * len(query))
         asking = self.runs[1:] if self.prefix else self.runs
         return self._attend_runs(asking, torch.split_with_sizes(query, [run.sequences for run in asking]), key, value)
 
@@ -101,6 +112,42 @@ class AttentionPlan:
                 for run, q, k, v in zip(asking, queries, keys[skipped:], values[skipped:], strict=True)
             ]
         )
+
+    def _attend_varlen(self, query: Tensor, key: Tensor, value: Tensor, asking: list[int]) -> Tensor:
+        """All sequences in one call; `asking` are the tokens of each that ask, its last ones."""
+        seen = [length + (self.prefix if run.continues else 0) for run in self.runs for length in run.lengths]
+        if self.prefix:
+            places = torch.tensor(self._seen_places, device=key.device)
+            key, value = key.index_select(0, places), value.index_select(0, places)
+        ends_q, ends_k = (_offsets(lengths, query.device) for lengths in (asking, seen))
+        # A causal window counts from the end of the keys, so the tokens that ask are a sequence's last.
+        out = varlen_attn(
+            query, key, value, ends_q, ends_k, max(asking), max(seen), window_size=(-1, 0), enable_gqa=True
+        )
+        assert isinstance(out, Tensor)
+        return out.flatten(1)
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [length for run in self.runs for length in run.lengths]
+
+    @cached_property
+    def _seen_places(self) -> list[int]:
+        """Places of the tokens that each sequence sees, the prefix's first where it continues it."""
+        places, start = [], 0
+        for run in self.runs:
+            for length in run.lengths:
+                places += [*range(self.prefix if run.continues else 0), *range(start, start + length)]
+                start += length
+        return places
+
+
+def _has_varlen(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+
+
+def _offsets(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def _attend_run(

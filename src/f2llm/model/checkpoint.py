@@ -65,10 +65,15 @@ def load_weights(decoder: Decoder, path: Path | str) -> None:
 
 def save_weights(decoder: Decoder, path: Path | str, dtype: torch.dtype | None = None) -> None:
     """Write all parameters to one safetensors file, atomically; the same weights give the same bytes."""
-    tensors = {name: p.detach().to("cpu", dtype or p.dtype).contiguous() for name, p in decoder.state_dict().items()}
+    save_tensors({name: p.detach().to("cpu", dtype or p.dtype) for name, p in decoder.state_dict().items()}, path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Write named tensors to one safetensors file, atomically."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            save_file(whole, temporary, metadata={"format": "pt"})
             temporary.chmod(0o644)  # the library makes the file private, unlike all others of a model
         except SafetensorError as error:  # the Rust side turns "no space left" into its own class
             raise StorageError(f"cannot write {path}: {error}; free some space or choose another --out") from None

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from f2llm.model.attention import AttentionPlan
+from f2llm.model.fused import CHUNKED, Fused, Rope
 from f2llm.model.sizes import Shape
 
 INIT_STD = 0.02
-Rope = tuple[Tensor, Tensor]
 
 
 class RMSNorm(nn.Module):
@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.head_dim = shape.head_dim
+        self.head_dim, self.fused = shape.head_dim, CHUNKED
         inner, kv_inner = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         self.q_proj = nn.Linear(shape.hidden, inner, bias=False)
         self.k_proj = nn.Linear(shape.hidden, kv_inner, bias=False)
@@ -55,14 +55,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope, plan: AttentionPlan, ends: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D], or [N, D] for the tokens `ends` [N], the last of each sequence."""
-        key = rotate(self.k_norm(self._by_head(self.k_proj(x))), rope)
+        key = self._rotated(self.k_norm, self.k_proj(x), rope)
         value = self._by_head(self.v_proj(x))
         asking, attend = x, plan.attend
         if ends is not None:
             asking, attend, rope = x.index_select(0, ends), plan.attend_last, (rope[0][ends], rope[1][ends])
-        query = rotate(self.q_norm(self._by_head(self.q_proj(asking))), rope)
+        query = self._rotated(self.q_norm, self.q_proj(asking), rope)
         out: Tensor = self.o_proj(attend(query, key, value))
         return out
+
+    def _rotated(self, norm: RMSNorm, x: Tensor, rope: Rope) -> Tensor:
+        return self.fused.norm_rotate(self._by_head(x), norm.weight, norm.eps, rope)
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], -1, self.head_dim)
@@ -73,12 +76,13 @@ class MLP(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.fused = CHUNKED
         self.gate_proj = nn.Linear(shape.hidden, shape.mlp, bias=False)
         self.up_proj = nn.Linear(shape.hidden, shape.mlp, bias=False)
         self.down_proj = nn.Linear(shape.mlp, shape.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(self.fused.swiglu(self.gate_proj(x), self.up_proj(x)))
         return out
 
 
@@ -140,6 +144,12 @@ class Decoder(nn.Module):
         out: Tensor = self.norm(h)
         return out
 
+    def use_fused(self, fused: Fused) -> None:
+        """Choose the form of the element-wise parts (see `f2llm.model.fused`); the values stay the same."""
+        for module in self.modules():
+            if isinstance(module, Attention | MLP):
+                module.fused = fused
+
     def init_weights(self, seed: int) -> None:
         """Fill matrices from a normal distribution of std 0.02 and norms with one, as Qwen3 does; decided by `seed`."""
         generator = torch.Generator().manual_seed(seed)
@@ -159,17 +169,11 @@ def boundaries(cu_seqlens: Tensor | Sequence[int]) -> list[int]:
 
 
 def rotary(positions: Tensor, shape: Shape, dtype: torch.dtype) -> Rope:
-    """Cosines and signed sines [T, 1, head_dim] of the rotary embedding (RoFormer, section 3.2), for `rotate`."""
+    """Cosines and signed sines [T, 1, head_dim] of the rotary embedding (RoFormer, section 3.2).
+
+    Halves of a head are paired, as in Llama and Qwen; the sign of the half that turns negative sits in the sines.
+    """
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32, device=positions.device) / shape.head_dim
     angles = positions[:, None].float() * (1.0 / shape.rope_theta**exponents)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], -1)[:, None].to(dtype), torch.cat([-sin, sin], -1)[:, None].to(dtype)
-
-
-def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Rotate x [T, heads, head_dim]; halves of a head are paired, as in Llama and Qwen.
-
-    The sign of the half that turns negative sits in the sines, so swapping halves is a plain roll.
-    """
-    cos, sin = rope
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

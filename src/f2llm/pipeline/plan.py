@@ -25,6 +25,11 @@ def make_plan(recipe: Recipe, file: RecipeFile) -> list[Step]:
     return plan
 
 
+_STAGES = ("stage1", "stage2")
+# How a run is saved and watched does not change its weights.
+_UPKEEP = ("checkpoint_every", "keep_last", "keep_every", "validate_every", "validation_seconds", "trackers")
+
+
 @dataclasses.dataclass(frozen=True)
 class Export:
     """A directory that users load: which weights it holds and how it came about."""
@@ -123,19 +128,26 @@ def _train_step(
 ) -> Step:
     initial = file.resolve(model.init) if start is None and model.init != "random" else None
     config = {
-        "training": recipe.training.model_dump(exclude={"stage1", "stage2", "symmetric_instruction_share"}),
+        "training": recipe.training.model_dump(exclude={*_STAGES, *_UPKEEP, "symmetric_instruction_share"}),
+        "temperatures": {source.id: source.temperature for source in recipe.sources if source.temperature},
         "stage": recipe.stage(model, stage).model_dump(),
         "shape": _shape(recipe, model),
         "init": model.init if start is None else None,
     }
     inputs = [name for name in ("tokenizer", f"tokenize/stage{stage}", start, teacher) if name]
     run = partial(steps.train_stage, recipe=recipe, model=model, stage=stage, start=start or initial, teacher=teacher)
-    return Step(f"train/{model.name}/stage{stage}", run, config, inputs, [initial] if initial else [])
+    files = [initial] if initial else []
+    return Step(f"train/{model.name}/stage{stage}", run, config, inputs, files, parallel=True)
 
 
 def _teach_step(recipe: Recipe, model: ModelConfig, students: list[ModelConfig]) -> Step:
     stages: list[StageConfig] = [recipe.stage(student, 2) for student in students]
-    config = {"students": [_dump(s, "epochs", "max_steps", "global_batch", "hard_negatives") for s in stages]}
+    drawn = ("epochs", "max_steps", "global_batch", "hard_negatives", "clustering_hard_negatives")
+    mixed = ("mixture", "validation_fraction", "validation_rows")
+    config = {
+        "students": [_dump(stage, *drawn) for stage in stages],
+        "training": recipe.training.model_dump(include=set(mixed)),
+    }
     weights = f"train/{model.name}/stage2"
     run = partial(steps.teach, recipe=recipe, weights=weights, students=students)
     return Step(f"teach/{model.name}", run, config, ["tokenize/stage2", weights])

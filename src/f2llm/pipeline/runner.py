@@ -23,11 +23,12 @@ from typing import Any
 from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.files import digest_json, digest_tree, explained, read_json, replace_directory, write_json
 from f2llm.core.log import log
+from f2llm.train.distributed import World
 
 MANIFEST = "manifest.json"
 _VERSIONED = ("f2llm", "torch", "numpy", "tokenizers", "babel")
 # Files that carry times or speeds: they differ from run to run and must not make later steps stale.
-VOLATILE = frozenset({MANIFEST, "metrics.jsonl", "timing.json"})
+VOLATILE = frozenset({MANIFEST, "metrics.jsonl", "timing.json", "training.png"})
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Workplace:
     out: Path
     directory: Path
     seed: int
+    world: World = field(default_factory=World)
 
     def artifact(self, step: str) -> Path:
         return self.out / step
@@ -44,13 +46,17 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Step:
-    """One unit of work. `config` holds all that its result depends on besides `inputs` (steps) and `files`."""
+    """One unit of work. `config` holds all that its result depends on besides `inputs` (steps) and `files`.
+
+    A `parallel` step is run by all processes together; any other by the main one while the rest wait.
+    """
 
     name: str
     run: Callable[[Workplace], None]
     config: dict[str, Any]
     inputs: Sequence[str] = ()
     files: Sequence[Path] = ()
+    parallel: bool = False
 
 
 @dataclass
@@ -61,8 +67,14 @@ class BuildResult:
     seconds: float = 0.0
 
 
-def run_steps(steps: Sequence[Step], out: Path, *, seed: int, until: str | None = None) -> BuildResult:
-    """Bring every step up to date, in order; `until` names the last step (or the last of a group) to run."""
+def run_steps(
+    steps: Sequence[Step], out: Path, *, seed: int, until: str | None = None, world: World | None = None
+) -> BuildResult:
+    """Bring every step up to date, in order; `until` names the last step (or the last of a group) to run.
+
+    With several processes all call it; the main one decides what is up to date.
+    """
+    world = world or World()
     started = time.monotonic()
     result = BuildResult(out)
     outputs: dict[str, str] = {}
@@ -71,15 +83,16 @@ def run_steps(steps: Sequence[Step], out: Path, *, seed: int, until: str | None 
         out.mkdir(parents=True, exist_ok=True)
     for number, step in enumerate(selected, start=1):
         fingerprint = _fingerprint(step, outputs, seed)
-        manifest = _manifest(out / step.name)
+        manifest = world.gather(_manifest(out / step.name))[0]
         if manifest is None or manifest.get("fingerprint") != fingerprint:
             log(f"[bold]\\[{number}/{len(selected)}][/bold] {step.name}")
-            manifest = _run(step, out, fingerprint, outputs, seed)
+            manifest = _run(step, out, fingerprint, outputs, seed, world)
             result.ran.append(step.name)
         else:
             result.skipped.append(step.name)
         outputs[step.name] = manifest["output"]
-    shutil.rmtree(out / ".partial", ignore_errors=True)
+    if world.is_main:
+        shutil.rmtree(out / ".partial", ignore_errors=True)
     result.seconds = time.monotonic() - started
     return result
 
@@ -90,12 +103,37 @@ def manifests(out: Path, steps: Sequence[str]) -> list[dict[str, Any]]:
     return [manifest for manifest in found if manifest is not None]
 
 
-def _run(step: Step, out: Path, fingerprint: str, outputs: dict[str, str], seed: int) -> dict[str, Any]:
-    partial = _partial_directory(out / ".partial" / step.name, fingerprint)
+def needed(steps: Sequence[Step], targets: Callable[[Step], bool]) -> list[Step]:
+    """The steps that are `targets`, and all that they depend on, in order."""
+    by_name, wanted = {step.name: step for step in steps}, set()
+    waiting = [step.name for step in steps if targets(step)]
+    while waiting:
+        name = waiting.pop()
+        if name not in wanted:
+            wanted.add(name)
+            waiting += by_name[name].inputs
+    return [step for step in steps if step.name in wanted]
+
+
+def _run(step: Step, out: Path, fingerprint: str, outputs: dict[str, str], seed: int, world: World) -> dict[str, Any]:
+    partial = out / ".partial" / step.name
+    world.main_first(lambda: _partial_directory(partial, fingerprint))
     started = time.monotonic()
     _reset_peak_memory()
-    step.run(Workplace(out, partial, seed))
+    place = Workplace(out, partial, seed, world)
+    if step.parallel:
+        step.run(place)
+    else:
+        world.main_first(lambda: step.run(place))
     gc.collect()
+    finished = world.main_first(lambda: _finish(step, place, fingerprint, outputs, started))
+    manifest: dict[str, Any] = world.gather(finished)[0]  # type: ignore[assignment]
+    return manifest
+
+
+def _finish(step: Step, place: Workplace, fingerprint: str, outputs: dict[str, str], started: float) -> dict[str, Any]:
+    """Write the manifest and put the artifact in its place."""
+    partial = place.directory
     manifest = {
         "step": step.name,
         "fingerprint": fingerprint,
@@ -103,14 +141,15 @@ def _run(step: Step, out: Path, fingerprint: str, outputs: dict[str, str], seed:
         "input_digests": {name: outputs[name] for name in step.inputs},
         "file_digests": {path.name: _stat_digest(path) for path in step.files},
         "output": digest_tree(partial, skip=lambda path: path.name in VOLATILE or path.name == "fingerprint"),
-        "seed": seed,
+        "seed": place.seed,
+        "processes": place.world.size if step.parallel else 1,
         "versions": {name: _version(name) for name in _VERSIONED} | {"python": platform.python_version()},
         "wall_time_s": round(time.monotonic() - started, 3),
         "peak_memory_mb": _peak_memory_mb(),
     }
     (partial / "fingerprint").unlink()
     write_json(partial / MANIFEST, manifest)
-    replace_directory(partial, out / step.name)
+    replace_directory(partial, place.out / step.name)
     return manifest
 
 

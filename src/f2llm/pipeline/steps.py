@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from f2llm.core.config import ModelConfig, Recipe, SourceConfig
 from f2llm.core.errors import ConfigError
@@ -21,17 +23,23 @@ from f2llm.model import checkpoint
 from f2llm.model.card import CardFacts, model_card
 from f2llm.model.decoder import Decoder
 from f2llm.model.prune import prune, score_channels
-from f2llm.model.sizes import matryoshka_dims
+from f2llm.model.sizes import Shape, matryoshka_dims
 from f2llm.pipeline.checks import model_shape
 from f2llm.pipeline.runner import Workplace
 from f2llm.text.prompts import query_prompt, with_prompt
 from f2llm.text.tokenizer import Tokenizer
 from f2llm.train.batch import length_order, pack_texts
+from f2llm.train.curves import training_curves
+from f2llm.train.objective import LossSettings
+from f2llm.train.sampler import Mixture
+from f2llm.train.settings import TrainSettings, Upkeep, make_sampler
 from f2llm.train.teacher import TeacherVectors, compute_teacher_vectors, needed_texts
-from f2llm.train.trainer import TrainSettings, make_sampler, train
+from f2llm.train.trainer import train
 
 if TYPE_CHECKING:
     from f2llm.pipeline.plan import Export
+
+_TEACHER_TOKENS = 16_384
 
 
 def convert_source(place: Workplace, source: SourceConfig, path: Path | None) -> None:
@@ -140,23 +148,27 @@ def train_stage(
 ) -> None:
     """One stage of one model: from random, given, pruned or stage-1 weights to model/ with its milestones."""
     store = TokenStore(place.artifact(f"tokenize/stage{stage}"))
-    settings = _settings(recipe, model, stage, store, place.seed)
     decoder = _initial(place, recipe, model, start)
-    train(
+    shape = decoder.shape
+    weights = train(
         decoder,
         store,
-        settings,
+        _settings(recipe, model, stage, store, place.seed),
         place.directory,
+        upkeep=_upkeep(recipe),
         teacher=TeacherVectors(place.artifact(teacher)) if teacher else None,
+        world=place.world,
         description=f"{model.name}, stage {stage}",
     )
-    _write_model(decoder, place)
+    if place.world.is_main:
+        _write_model(weights, shape, place)
+        training_curves(place.directory / "metrics.jsonl", place.directory / "training.png")
 
 
-def _write_model(decoder: Decoder, place: Workplace) -> None:
+def _write_model(weights: Mapping[str, Tensor], shape: Shape, place: Workplace) -> None:
     """Weights and shape, without the tokenizer and card that an exported directory has."""
-    checkpoint.save_weights(decoder, place.directory / "model" / checkpoint.WEIGHTS)
-    write_json(place.directory / "model" / "config.json", checkpoint.config_of(decoder.shape))
+    checkpoint.save_tensors(weights, place.directory / "model" / checkpoint.WEIGHTS)
+    write_json(place.directory / "model" / "config.json", checkpoint.config_of(shape))
 
 
 def _initial(place: Workplace, recipe: Recipe, model: ModelConfig, start: str | Path | None) -> Decoder:
@@ -171,6 +183,18 @@ def _settings(recipe: Recipe, model: ModelConfig, stage: int, store: TokenStore,
     training, own = recipe.training, recipe.stage(model, stage)
     hidden = model_shape(recipe, model, 1).hidden
     smallest = training.matryoshka_min_dim
+    loss = LossSettings(
+        dims=tuple(matryoshka_dims(hidden, smallest)) if smallest else (hidden,),
+        temperature=training.temperature,
+        distill_weight=training.distill_weight,
+        mask_duplicates=training.mask_duplicates,
+        temperatures={source.id: source.temperature for source in recipe.sources if source.temperature},
+        false_negative_margin=training.false_negative_margin,
+        share_hard_negatives=training.share_hard_negatives,
+        same_tower=training.same_tower,
+        spread_out_weight=training.spread_out_weight,
+        detach_across_processes=training.detach_across_processes,
+    )
     settings = TrainSettings(
         stage=stage,
         steps=own.max_steps or 0,
@@ -178,24 +202,52 @@ def _settings(recipe: Recipe, model: ModelConfig, stage: int, store: TokenStore,
         learning_rate=own.learning_rate,
         hard_negatives=own.hard_negatives,
         clustering_hard_negatives=own.clustering_hard_negatives,
-        dims=tuple(matryoshka_dims(hidden, smallest)) if smallest else (hidden,),
-        temperature=training.temperature,
-        distill_weight=training.distill_weight,
-        mask_duplicates=training.mask_duplicates,
+        loss=loss,
         warmup_steps=training.warmup_steps,
         min_learning_rate=training.min_learning_rate,
         weight_decay=training.weight_decay,
         betas=(training.betas[0], training.betas[1]),
         clip_norm=training.clip_norm,
-        micro_batch_tokens=training.micro_batch_tokens,
-        checkpoint_every=training.checkpoint_every,
-        milestones=training.keep_checkpoints,
         seed=seed + stage,
+        mixture=_mixture(recipe, store),
+        validation_fraction=training.validation_fraction,
+        validation_rows=training.validation_rows,
+        micro_batch_tokens=None if training.micro_batch_tokens == "auto" else training.micro_batch_tokens,
+        precision=training.precision,
+        checkpoint_activations=training.checkpoint_activations,
+        compile=training.compile,
+        strategy=training.parallel,
     )
     if own.max_steps is not None:
         return settings
     steps = round(own.epochs * make_sampler(store, settings).steps_per_epoch)
-    return TrainSettings(**{**vars(settings), "steps": max(steps, 1)})
+    return replace(settings, steps=max(steps, 1))
+
+
+def _mixture(recipe: Recipe, store: TokenStore) -> Mixture:
+    """The recipe's mixture, as far as it speaks of the sources and languages of a stage."""
+    mixture = recipe.training.mixture
+    tags = {tag for source in store.rows for tag in store.language_shares(source)}
+    return Mixture(
+        alpha=mixture.alpha,
+        floors={source: share for source, share in mixture.floors.items() if source in store.rows},
+        caps={source: share for source, share in mixture.caps.items() if source in store.rows},
+        language_floors={tag: share for tag, share in mixture.language_floors.items() if tag in tags},
+        language_caps={tag: share for tag, share in mixture.language_caps.items() if tag in tags},
+    )
+
+
+def _upkeep(recipe: Recipe) -> Upkeep:
+    training = recipe.training
+    return Upkeep(
+        checkpoint_every=training.checkpoint_every,
+        keep_last=training.keep_last,
+        keep_every=training.keep_every,
+        milestones=training.keep_checkpoints,
+        validate_every=training.validate_every,
+        validation_seconds=training.validation_seconds,
+        trackers=tuple(training.trackers),
+    )
 
 
 def prune_model(place: Workplace, recipe: Recipe, model: ModelConfig, parent: str) -> None:
@@ -209,7 +261,7 @@ def prune_model(place: Workplace, recipe: Recipe, model: ModelConfig, parent: st
     packs = (pack_texts(store, part)[:2] for part in np.array_split(ids, max(1, count // 256)))
     scores = score_channels(decoder, packs, norm=recipe.prune.norm)
     small = prune(decoder, scores, model_shape(recipe, model, decoder.shape.vocab_size))
-    _write_model(small, place)
+    _write_model(small.state_dict(), small.shape, place)
     log(f"  {decoder.shape.parameters:,} -> {small.shape.parameters:,} parameters")
 
 
@@ -223,7 +275,9 @@ def teach(place: Workplace, recipe: Recipe, weights: str, students: Sequence[Mod
         needed.append(needed_texts(store, make_sampler(store, settings), settings.steps, negatives, settings.seed))
     ids = np.unique(np.concatenate(needed))
     decoder = checkpoint.load(place.artifact(weights) / "model")
-    compute_teacher_vectors(place.directory, decoder, store, ids, batch_tokens=recipe.training.micro_batch_tokens)
+    budget = recipe.training.micro_batch_tokens
+    tokens = _TEACHER_TOKENS if budget == "auto" else budget
+    compute_teacher_vectors(place.directory, decoder, store, ids, batch_tokens=tokens)
     log(f"  {len(ids):,} texts x {decoder.shape.hidden} dims")
 
 

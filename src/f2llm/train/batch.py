@@ -6,8 +6,9 @@ Shape letters, here and in all of `train`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,15 +41,34 @@ class PackedBatch:
         """Tokens that are computed, the prefix once."""
         return self.cu_seqlens[-1] + len(self.prefix)
 
-    def micro_batches(self, max_tokens: int) -> Iterator[tuple[slice, Pack]]:
-        """Consecutive texts in packs of at most `max_tokens` each (and the prefix); one longer text stands alone."""
-        start, count = 0, len(self.text_ids)
-        while start < count:
-            end = start + 1
-            while end < count and self.cu_seqlens[end + 1] - self.cu_seqlens[start] <= max_tokens:
-                end += 1
-            yield slice(start, end), self._pack(start, end)
-            start = end
+    @property
+    def attention_pairs(self) -> int:
+        """Pairs of a token and one that it sees, itself included."""
+        own = np.diff(self.cu_seqlens)
+        before = np.where(np.arange(len(own)) < self.continuations, len(self.prefix), 0)
+        return int((own * (own + 1) // 2 + own * before).sum()) + len(self.prefix) * (len(self.prefix) + 1) // 2
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The batch with its tensors on `device`."""
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, **moved)
+
+    def shares(self, processes: int, max_tokens: int) -> list[list[tuple[slice, Pack]]]:
+        """Consecutive texts cut into rounds of one pack a process, each of about equally many tokens.
+
+        No pack holds more than `max_tokens` (and the prefix), but a longer text stands alone. In the last packs of a
+        batch with few texts the slice may be empty; its pack then repeats the first text, so that all processes work.
+        """
+        ends = np.asarray(self.cu_seqlens[1:])
+        rounds = max(1, -(-int(ends[-1]) // (max_tokens * processes)))
+        while True:
+            edges = _cuts(ends, rounds * processes)
+            tokens = np.diff([0, *ends[edges[1:] - 1]])
+            if ((tokens <= max_tokens) | (np.diff(edges) <= 1)).all():
+                break
+            rounds += 1
+        parts = [(slice(a, b), self._pack(*((a, b) if a < b else (0, 1)))) for a, b in pairwise(edges.tolist())]
+        return [parts[start : start + processes] for start in range(0, len(parts), processes)]
 
     def _pack(self, start: int, end: int) -> Pack:
         first, last = self.cu_seqlens[start], self.cu_seqlens[end]
@@ -57,6 +77,16 @@ class PackedBatch:
             return Pack(own, ends)
         size = len(self.prefix)
         return Pack(torch.cat([self.prefix, own]), [0, *(c + size for c in ends)], min(end, self.continuations) - start)
+
+
+def _cuts(ends: NDArray[np.int64], parts: int) -> NDArray[np.int64]:
+    """Edges [parts+1] of consecutive texts whose tokens end at `ends`, so that the parts hold about equally many."""
+    middles = (ends + np.concatenate([[0], ends[:-1]])) / 2
+    goals = ends[-1] * np.arange(1, parts) / parts
+    return np.concatenate([[0], np.searchsorted(middles, goals), [len(ends)]])
+
+
+_TENSORS = ("input_ids", "query", "positive", "negatives", "prefix")
 
 
 def pack_texts(store: TokenStore, ids: NDArray[np.int64]) -> Pack:

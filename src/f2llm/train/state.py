@@ -1,39 +1,47 @@
 """Checkpoints of a training run: one directory each, whole or absent, verified before use; never pickle.
 
-`step-00000400/` holds model.safetensors, optimizer.safetensors, state.json (step, run digest) and, written last,
-manifest.json with the SHA-256 of each file. The directory is written aside, flushed, and renamed. The sampler and the
-learning rate are functions of the step, so the step is all of their state.
+`step-00000400/` holds the weights and the optimizer's moments in safetensors (one pair of files, or one pair a process
+where the model is sharded), the random state, state.json (step, learning rate, sampler position, what the run is) and,
+written last, manifest.json with the SHA-256 of each file. The directory is written aside, flushed, and renamed.
+Batches and learning rates are functions of the step, so resuming costs the same at any step.
+Several processes share one file system.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from f2llm.core.errors import F2LLMError, StorageError, TrainingError
 from f2llm.core.files import digest_file, explained, read_json, replace_directory, write_json
 from f2llm.core.log import warn
+from f2llm.train.distributed import Replica, local, spread_like
+
+_MANIFEST, _STATE = "manifest.json", "state.json"
 
 
-def save_checkpoint(root: Path, step: int, model: nn.Module, optimizer: AdamW, run_digest: str) -> Path:
-    """Write the state after `step` finished steps; returns the checkpoint's directory."""
+def save_checkpoint(
+    root: Path, step: int, replica: Replica, optimizer: AdamW, run: Mapping[str, Any], position: Mapping[str, Any]
+) -> Path:
+    """Write the state after `step` finished steps; returns the checkpoint's directory. All processes call it.
+
+    `run` is what a resumed run must have in common; `position` is what a reader wants to know (rate, sampler).
+    """
     target = root / f"step-{step:08d}"
     aside = root / f".step-{step:08d}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
+    world = replica.world
+    world.main_first(lambda: _prepare(aside, target, replica, optimizer))
     with explained(target):
-        aside.mkdir(parents=True)
-        _check_space(aside, model)
-        save_file(_contiguous(model.state_dict()), aside / "model.safetensors")
-        save_file(_optimizer_tensors(optimizer), aside / "optimizer.safetensors")
-        write_json(aside / "state.json", {"step": step, "run": run_digest})
-        files = {path.name: digest_file(path) for path in sorted(aside.iterdir())}
-        write_json(aside / "manifest.json", {"files": files})
-        replace_directory(aside, target)
+        digests = world.together(lambda: _write_tensors(aside, replica, optimizer))
+    files = {name: digest for part in world.gather(digests) for name, digest in part.items()}
+    world.main_first(lambda: _finish(aside, target, files, {"step": step, "run": dict(run), **position}))
     return target
 
 
@@ -50,53 +58,120 @@ def latest_checkpoint(root: Path) -> Path | None:
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        files = read_json(path / "manifest.json")["files"]
+        files = read_json(path / _MANIFEST)["files"]
         bad = [name for name, digest in files.items() if digest_file(path / name) != digest]
     except (F2LLMError, OSError, KeyError, TypeError, AttributeError) as error:
         return str(error)
     return f"{bad[0]} does not match its digest" if bad else None
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: AdamW, run_digest: str) -> int:
-    """Restore model and optimizer; returns the number of finished steps. Another run's checkpoint is an error."""
-    state = read_json(path / "state.json")
-    if state["run"] != run_digest:
+def saved_run(path: Path) -> dict[str, Any]:
+    """What the run of a checkpoint was: its settings, data and processes."""
+    found: dict[str, Any] = read_json(path / _STATE)["run"]
+    return found
+
+
+def load_checkpoint(path: Path, replica: Replica, optimizer: AdamW, run: Mapping[str, Any]) -> int:
+    """Restore model, optimizer and random state; returns the number of finished steps.
+
+    A checkpoint of a run that differs in anything is a TrainingError that names the field and both values.
+    """
+    if difference := _difference(saved_run(path), dict(run)):
+        field, old, new = difference
         raise TrainingError(
-            f"{path} belongs to a run with another configuration or other data; "
-            "delete that directory to start anew, or restore the old configuration to continue"
+            f"{path} belongs to a run with {field} = {old!r}, now it is {new!r}; restore the old value to continue, "
+            f"or delete {path.parent} to start anew"
         )
-    model.load_state_dict(load_file(path / "model.safetensors"))
-    _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-    return int(state["step"])
+    suffix = _suffix(replica)
+    weights, moments = load_file(path / f"model{suffix}"), load_file(path / f"optimizer{suffix}")
+    with torch.no_grad():
+        for name, parameter in replica.decoder.named_parameters():
+            local(parameter).copy_(weights[name])
+            slots = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {
+                "step": slots["step"].to(parameter.device),
+                **{key: spread_like(slots[key].to(parameter.device), parameter) for key in ("exp_avg", "exp_avg_sq")},
+            }
+    torch.set_rng_state(load_file(path / "random.safetensors")["cpu"])
+    return int(read_json(path / _STATE)["step"])
 
 
-def drop_older(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
-    for path in sorted(root.glob("step-*"))[:-keep]:
-        shutil.rmtree(path)
+def drop_older(root: Path, keep_last: int, keep_every: int | None = None) -> None:
+    """Delete all but the newest `keep_last` checkpoints and those of every `keep_every`-th step."""
+    for path in sorted(root.glob("step-*"))[:-keep_last]:
+        if keep_every is None or int(path.name.removeprefix("step-")) % keep_every:
+            shutil.rmtree(path)
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+    """The first field, by name, in which two nested descriptions differ."""
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if inner := _difference(a, b, f"{prefix}{key}."):
+                return inner
+        elif _plain(a) != _plain(b):
+            return f"{prefix}{key}", _plain(a), _plain(b)
+    return None
 
 
-def _optimizer_tensors(optimizer: AdamW) -> dict[str, Tensor]:
-    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return _contiguous({f"{index}.{key}": value for index, slots in state.items() for key, value in slots.items()})
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _restore_optimizer(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    whole: dict[str, Any] = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+def _prepare(aside: Path, target: Path, replica: Replica, optimizer: AdamW) -> None:
+    shutil.rmtree(aside, ignore_errors=True)
+    with explained(target):
+        aside.mkdir(parents=True)
+        _check_space(aside, replica)
 
 
-def _check_space(directory: Path, model: nn.Module) -> None:
+def _write_tensors(aside: Path, replica: Replica, optimizer: AdamW) -> dict[str, str]:
+    """This process's files and their digests; without shards only the main process has any."""
+    if not (replica.sharded or replica.world.is_main):
+        return {}
+    suffix, named = _suffix(replica), list(replica.decoder.named_parameters())
+    files = {
+        f"model{suffix}": {name: local(p) for name, p in named},
+        f"optimizer{suffix}": {
+            f"{name}.{key}": local(value) for name, p in named for key, value in optimizer.state[p].items()
+        },
+    }
+    if replica.world.is_main:
+        files["random.safetensors"] = {"cpu": torch.get_rng_state()}
+    with explained(aside):
+        for name, tensors in files.items():
+            _save(tensors, aside / name)
+    return {name: digest_file(aside / name) for name in files}
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """`save_file`, whose own error class also stands for a full disk."""
+    from safetensors import SafetensorError
+
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise StorageError(f"cannot write {path}: {error}; free some space and run the command again") from None
+
+
+def _finish(aside: Path, target: Path, files: dict[str, str], state: dict[str, Any]) -> None:
+    with explained(target):
+        write_json(aside / _STATE, state)
+        files = {**files, _STATE: digest_file(aside / _STATE)}
+        write_json(aside / _MANIFEST, {"files": dict(sorted(files.items()))})
+        replace_directory(aside, target)
+
+
+def _suffix(replica: Replica) -> str:
+    world = replica.world
+    return f"-{world.rank:05d}-of-{world.size:05d}.safetensors" if replica.sharded else ".safetensors"
+
+
+def _check_space(directory: Path, replica: Replica) -> None:
     """Weights and two moments must fit before the first byte is written."""
-    needed = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
+    needed = 3 * sum(p.numel() * p.element_size() for p in replica.decoder.parameters())
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise StorageError(

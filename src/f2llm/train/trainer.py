@@ -1,7 +1,7 @@
 """One stage of training: batches in, weights out; resumable at every checkpoint, to the bit on CPU.
 
-The loss of a step (section 2.3 of the paper): hard cross-entropy for every task, plus in-batch cross-entropy for
-retrieval, both over all matryoshka dims, plus the distillation MSE where there is a teacher.
+On several processes every one calls `train`; each builds the same batches, embeds its share of them, and takes the same
+decisions, so that they stop, save and fail together. The next batch is built while the present one is computed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -25,49 +28,25 @@ from f2llm.core.files import digest_json, write_json
 from f2llm.core.log import Bar, log
 from f2llm.core.types import TaskType
 from f2llm.data.store import TokenStore
-from f2llm.model.checkpoint import save_weights
+from f2llm.model.checkpoint import save_tensors
 from f2llm.model.decoder import Decoder
+from f2llm.model.fused import compile_fused
 from f2llm.train.batch import PackedBatch, pack_rows
+from f2llm.train.distributed import Replica, World, whole
 from f2llm.train.gradcache import backward
-from f2llm.train.losses import distill_loss, hard_loss, in_batch_loss
-from f2llm.train.metrics import MetricsLog
+from f2llm.train.memory import available_bytes, describe, micro_batch_tokens_for, plan_memory
+from f2llm.train.metrics import Averages, MetricsLog, flatten
+from f2llm.train.objective import Parts, make_objective
+from f2llm.train.operations import Speed, matrix_rate, training_operations
 from f2llm.train.optim import learning_rate, make_optimizer, set_learning_rate
-from f2llm.train.sampler import BatchSampler, draw_rows, negatives_of
-from f2llm.train.state import drop_older, latest_checkpoint, load_checkpoint, save_checkpoint
+from f2llm.train.sampler import BatchSampler, Draw, draw_rows
+from f2llm.train.settings import TrainSettings, Upkeep, make_sampler
+from f2llm.train.sinks import open_sinks
+from f2llm.train.state import drop_older, latest_checkpoint, load_checkpoint, save_checkpoint, saved_run
 from f2llm.train.teacher import TeacherVectors
+from f2llm.train.validation import Validation
 
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """All that determines a stage besides the data and the initial weights."""
-
-    stage: int
-    steps: int
-    global_batch: int
-    learning_rate: float
-    hard_negatives: int
-    clustering_hard_negatives: int
-    dims: tuple[int, ...]
-    temperature: float
-    distill_weight: float
-    mask_duplicates: bool
-    warmup_steps: int
-    min_learning_rate: float
-    weight_decay: float
-    betas: tuple[float, float]
-    clip_norm: float
-    micro_batch_tokens: int
-    checkpoint_every: int
-    milestones: int
-    seed: int
-
-    def negatives(self, task_type: TaskType) -> int:
-        return negatives_of(task_type, self.hard_negatives, self.clustering_hard_negatives)
-
-
-def make_sampler(store: TokenStore, settings: TrainSettings) -> BatchSampler:
-    sizes = {source: len(rows) for source, rows in store.rows.items()}
-    return BatchSampler(sizes, settings.global_batch, settings.seed)
+ALONE = World()
 
 
 def train(
@@ -76,25 +55,61 @@ def train(
     settings: TrainSettings,
     directory: Path,
     *,
+    upkeep: Upkeep | None = None,
     teacher: TeacherVectors | None = None,
+    world: World = ALONE,
     description: str = "training",
-) -> None:
-    """Train `decoder` in place; `directory` receives metrics.jsonl, checkpoints/ and milestones/.
+) -> dict[str, Tensor]:
+    """Train `decoder` in place; returns its weights, whole, in the main process (nothing in the others).
 
-    Picks up the newest valid checkpoint there. SIGTERM saves at the next step and raises InterruptedRunError.
+    `directory` receives metrics.jsonl, checkpoints/ and milestones/; the newest valid checkpoint there is picked up.
+    SIGTERM to any process saves at the next step and raises InterruptedRunError in all.
     """
-    run = _Run(decoder, store, settings, directory, teacher)
-    first = run.resume()
-    with Bar(description, settings.steps) as bar, _sigterm_flag() as stop:
-        bar.advance(first)
-        for step in range(first, settings.steps):
-            entry = run.step(step)
-            bar.advance(note=f"loss {entry['loss']:.3f}")
-            if stop.is_set() or (step + 1) % settings.checkpoint_every == 0:
-                run.save(step + 1)
-            if stop.is_set():
-                raise InterruptedRunError(f"stopped after step {step + 1} as asked; run the same command to continue")
-    run.metrics.close()
+    run = _Run(decoder, store, settings, directory, upkeep or Upkeep(), teacher, world, description)
+    try:
+        with _sigterm_flag() as stop:
+            run.loop(stop)
+        return run.replica.whole_state()
+    finally:
+        run.close()
+
+
+class Task(NamedTuple):
+    """What a step works on: a batch, the rows it was made of, and the teacher's vectors of its texts."""
+
+    batch: PackedBatch
+    draw: Draw
+    task_type: TaskType
+    teacher_ND: Tensor | None
+
+
+class BatchBuilder:
+    """Builds the batch of a step, and of the step after it in the background."""
+
+    def __init__(
+        self, store: TokenStore, settings: TrainSettings, sampler: BatchSampler, teacher: TeacherVectors | None
+    ) -> None:
+        self.store, self.settings, self.sampler, self.teacher = store, settings, sampler, teacher
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._next: tuple[int, Future[Task]] | None = None
+
+    def task(self, step: int) -> Task:
+        """The task of `step`; the one after it is started."""
+        waiting, self._next = self._next, None
+        found = waiting[1].result() if waiting is not None and waiting[0] == step else self._build(step)
+        if step + 1 < self.settings.steps:
+            self._next = (step + 1, self._pool.submit(self._build, step + 1))
+        return found
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _build(self, step: int) -> Task:
+        draw = self.sampler.draw(step)
+        task_type = self.store.task_types[draw.source]
+        rows = draw_rows(self.store, draw, self.settings.negatives(task_type), self.settings.seed)
+        batch = pack_rows(self.store, draw.source, rows)
+        return Task(batch, draw, task_type, None if self.teacher is None else self.teacher[batch.text_ids])
 
 
 class _Run:
@@ -104,106 +119,226 @@ class _Run:
         store: TokenStore,
         settings: TrainSettings,
         directory: Path,
+        upkeep: Upkeep,
         teacher: TeacherVectors | None,
+        world: World,
+        description: str,
     ) -> None:
-        self.decoder, self.store, self.settings, self.teacher = decoder, store, settings, teacher
-        self.directory, self.checkpoints = directory, directory / "checkpoints"
-        self.sampler = make_sampler(store, settings)
+        self.store, self.settings, self.upkeep, self.world = store, settings, upkeep, world
+        self.directory, self.checkpoints, self.description = directory, directory / "checkpoints", description
+        self.resumed = world.together(lambda: world.gather(self._newest() if world.is_main else None)[0])
+        self.max_tokens = self._micro_batch_tokens(decoder)
+        self._prepare(decoder)
+        self.replica = Replica(decoder, world, settings.strategy, settings.precision)
         self.optimizer: AdamW = make_optimizer(decoder, weight_decay=settings.weight_decay, betas=settings.betas)
-        sizes = {source: len(rows) for source, rows in store.rows.items()}
-        self.digest = digest_json([asdict(settings), sizes, store.meta["tokenizer"], teacher is not None])
-        every = settings.steps / (settings.milestones + 1)
-        self.milestones = {round(every * i) for i in range(1, settings.milestones + 1)}
+        self.run = self._identity(decoder, teacher)
+        self.sampler = make_sampler(store, settings)
+        self.builder = BatchBuilder(store, settings, self.sampler, teacher)
+        self.validation = Validation(store, settings, self.sampler)
+        self.speed = Speed(world.size * matrix_rate(world.device, _compute_dtype(settings)))
+        every = settings.steps / (upkeep.milestones + 1)
+        self.milestones = {round(every * i) for i in range(1, upkeep.milestones + 1)}
 
-    def resume(self) -> int:
-        """Load the newest checkpoint, if any; returns the first step to run."""
-        checkpoint = latest_checkpoint(self.checkpoints)
-        step = 0
-        if checkpoint is not None:
-            step = load_checkpoint(checkpoint, self.decoder, self.optimizer, self.digest)
-            log(f"  continuing after step {step}")
-        self.metrics = MetricsLog(self.directory / "metrics.jsonl", step)
-        return step
-
-    def save(self, step: int) -> None:
-        save_checkpoint(self.checkpoints, step, self.decoder, self.optimizer, self.digest)
-        drop_older(self.checkpoints, keep=2)
+    def loop(self, stop: threading.Event) -> None:
+        """All steps that are left."""
+        first, upkeep = self._resume(), self.upkeep
+        with Bar(self.description, self.settings.steps) as bar:
+            bar.advance(first)
+            for step in range(first, self.settings.steps):
+                self.step(step)
+                done = step + 1
+                bar.advance(note=self.averages.note())
+                self._report(done)
+                stopping = self.world.any(stop.is_set())
+                if stopping or done % upkeep.checkpoint_every == 0:
+                    self.save(done)
+                if stopping:
+                    raise InterruptedRunError(f"stopped after step {done} as asked; run the same command to continue")
 
     def step(self, step: int) -> dict[str, Any]:
-        started = time.perf_counter()
+        """One step: batch, gradient, clipping, update; what it came to goes to metrics.jsonl."""
+        started, settings = time.perf_counter(), self.settings
+        task = self.builder.task(step)
+        batch = task.batch.to(self.world.device)
+        teacher_ND = None if task.teacher_ND is None else task.teacher_ND.to(self.world.device)
+        objective = make_objective(settings.loss, batch, task.task_type, teacher_ND, self.world.size)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, parts = backward(self.replica, batch, objective, self.max_tokens)
+        norm = whole(nn.utils.clip_grad_norm_(self.replica.decoder.parameters(), settings.clip_norm))
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            self._refuse(step, batch, loss, norm)
+        rate = self._learning_rate(step)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        entry: dict[str, Any] = {
+            "step": step,
+            "stage": settings.stage,
+            "epoch": task.draw.epoch,
+            "source": batch.source,
+            "task_type": task.task_type,
+            "loss": loss.item(),
+            **{name: term.item() for name, term in parts.terms.items()},
+            "lr": rate,
+            "grad_norm": norm.item(),
+            "tokens": batch.tokens,
+            "rows": len(batch.query),
+            "languages": self._by_language(task, parts),
+        }
+        seconds = time.perf_counter() - started
+        share = self.speed.share(self._operations(batch), seconds)
+        entry |= {"seconds": round(seconds, 4), "floor_share": round(share, 3), "memory_mb": _memory_mb(self.world)}
+        self.averages.add(entry)
+        if self.metrics is not None:
+            self.metrics.write(entry)
+        return entry
+
+    def save(self, step: int) -> None:
+        position = {"learning_rate": self._learning_rate(step), "epoch": step / self.sampler.steps_per_epoch}
+        save_checkpoint(self.checkpoints, step, self.replica, self.optimizer, self.run, position)
+        if self.world.is_main:
+            drop_older(self.checkpoints, self.upkeep.keep_last, self.upkeep.keep_every)
+
+    def close(self) -> None:
+        self.builder.close()
+        for sink in getattr(self, "sinks", ()):
+            sink.close()
+        if getattr(self, "metrics", None) is not None:
+            self.metrics.close()  # type: ignore[union-attr]
+
+    def _newest(self) -> Path | None:
+        return latest_checkpoint(self.checkpoints)
+
+    def _resume(self) -> int:
+        """Load the newest checkpoint, if any, and open the log and the trackers; returns the first step to run."""
+        step = 0
+        if self.resumed is not None:
+            step = self.world.together(
+                lambda: load_checkpoint(self.resumed, self.replica, self.optimizer, self.run)  # type: ignore[arg-type]
+            )
+            if self.world.is_main:
+                log(f"  continuing after step {step}")
+        self.averages = Averages()
+        self.metrics = MetricsLog(self.directory / "metrics.jsonl", step) if self.world.is_main else None
+        trackers = self.upkeep.trackers if self.world.is_main else ()
+        self.sinks = open_sinks(trackers, self.directory, self.description, self.run, step > 0, step=step)
+        if self.world.is_main:
+            write_json(self.directory / "mixture.json", self.sampler.planned(self.settings.steps))
+        return step
+
+    def _report(self, done: int) -> None:
+        """What is due after `done` steps: means to the trackers, validation, weights to keep."""
+        upkeep, last = self.upkeep, done == self.settings.steps
+        if done % upkeep.log_every == 0 or last:
+            values = flatten(self.averages.summary())
+            for sink in self.sinks:
+                sink.write(done, values)
+        if upkeep.validate_every and self.validation.waiting and (done % upkeep.validate_every == 0 or last):
+            found = {"step": done, **self.validation.run(self.replica, self.max_tokens, upkeep.validation_seconds)}
+            if self.metrics is not None:
+                self.metrics.write(found)
+            for sink in self.sinks:
+                sink.write(done, {f"validation/{name}": value for name, value in flatten(found).items()})
+        if done in self.milestones:
+            tensors = self.replica.whole_state()
+            path = self.directory / "milestones" / f"step-{done:08d}.safetensors"
+            self.world.main_first(lambda: save_tensors(tensors, path))
+
+    def _learning_rate(self, step: int) -> float:
         settings = self.settings
-        rate = learning_rate(
+        return learning_rate(
             step,
             settings.steps,
             peak=settings.learning_rate,
             floor=settings.min_learning_rate,
             warmup=settings.warmup_steps,
         )
-        batch, task_type, epoch = self._batch(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, parts = backward(self.decoder, batch, self._loss(batch, task_type), settings.micro_batch_tokens)
-        norm = nn.utils.clip_grad_norm_(self.decoder.parameters(), settings.clip_norm)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            self._refuse(step, batch, loss, norm)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        if step + 1 in self.milestones:
-            self._keep(step + 1)
-        entry = {
-            "step": step,
-            "stage": settings.stage,
-            "epoch": epoch,
-            "source": batch.source,
-            "loss": loss.item(),
-            **parts,
-            "lr": rate,
-            "grad_norm": norm.item(),
-            "tokens": batch.tokens,
-            "rows": len(batch.query),
-            "seconds": round(time.perf_counter() - started, 4),
+
+    def _prepare(self, decoder: Decoder) -> None:
+        settings, world = self.settings, self.world
+        decoder.checkpoint_activations = settings.checkpoint_activations
+        if settings.compile:
+            decoder.use_fused(compile_fused())
+        plan = plan_memory(
+            decoder.shape,
+            micro_batch_tokens=self.max_tokens,
+            precision=settings.precision,
+            checkpoint_activations=settings.checkpoint_activations,
+            processes=world.size,
+            strategy=settings.strategy if world.size > 1 else "single",
+            name=self.description,
+        )
+        if world.is_main:
+            log(f"  {describe(plan)}")
+
+    def _micro_batch_tokens(self, decoder: Decoder) -> int:
+        """As set, or as in the checkpoint that is continued, or as many as memory holds."""
+        settings, world = self.settings, self.world
+        if settings.micro_batch_tokens is not None:
+            return settings.micro_batch_tokens
+        if self.resumed is not None:
+            return int(saved_run(self.resumed)["micro_batch_tokens"])
+        here = max(1, world.size if world.device.type == "cpu" else 1)
+        fitting = micro_batch_tokens_for(
+            decoder.shape,
+            available_bytes(world.device) // here,
+            precision=settings.precision,
+            checkpoint_activations=settings.checkpoint_activations,
+            processes=world.size,
+            strategy=settings.strategy if world.size > 1 else "single",
+        )
+        return min(world.gather(fitting))
+
+    def _identity(self, decoder: Decoder, teacher: TeacherVectors | None) -> dict[str, Any]:
+        """All that a resumed run must have in common with this one."""
+        settings = replace(self.settings, micro_batch_tokens=self.max_tokens)
+        return {
+            **asdict(settings),
+            "shape": asdict(decoder.shape),
+            "data": self.store.digest,
+            "tokenizer": self.store.meta["tokenizer"],
+            "teacher": None if teacher is None else digest_json([len(teacher.ids), teacher.dim]),
+            "processes": self.world.size,
+            "device": self.world.device.type,
         }
-        self.metrics.write(entry)
-        return entry
 
-    def _batch(self, step: int) -> tuple[PackedBatch, TaskType, int]:
-        draw = self.sampler.draw(step)
-        task_type = self.store.task_types[draw.source]
-        rows = draw_rows(self.store, draw, self.settings.negatives(task_type), self.settings.seed)
-        return pack_rows(self.store, draw.source, rows), task_type, draw.epoch
+    def _by_language(self, task: Task, parts: Parts) -> dict[str, list[float]]:
+        """Sum of the rows' hard losses and their number, by language of the query."""
+        tags: NDArray[np.uint16] = self.store.languages(task.draw.source)[task.draw.rows, 0]
+        losses = parts.rows_B.double().cpu().numpy()
+        names = self.store.language_names
+        return {names[tag]: [float(losses[tags == tag].sum()), int((tags == tag).sum())] for tag in np.unique(tags)}
 
-    def _loss(self, batch: PackedBatch, task_type: TaskType) -> Any:
-        """The loss of this batch as a function of its embeddings, and the parts it is made of."""
-        settings, dims = self.settings, self.settings.dims
-        candidates = torch.cat([batch.positive[:, None], batch.negatives], dim=1)
-        same = batch.positive[:, None] == batch.positive[None, :] if settings.mask_duplicates else None
-
-        def loss(E_ND: Tensor) -> tuple[Tensor, dict[str, float]]:
-            # Not E_ND[...]: with several threads the gradient of indexing adds up in another order at each run.
-            Q_BD, P_BD = E_ND.index_select(0, batch.query), E_ND.index_select(0, batch.positive)
-            C_BKD = E_ND.index_select(0, candidates.clamp_min(0).flatten()).view(*candidates.shape, -1)
-            parts = {"hard": hard_loss(Q_BD, C_BKD, candidates >= 0, dims, settings.temperature)}
-            if task_type == "retrieval":
-                parts["in_batch"] = in_batch_loss(Q_BD, P_BD, dims, settings.temperature, same)
-            if self.teacher is not None:
-                groups = [batch.query, batch.positive, batch.negatives.flatten()]
-                parts["distill"] = settings.distill_weight * distill_loss(E_ND, self.teacher[batch.text_ids], groups)
-            total = torch.stack(list(parts.values())).sum()
-            return total, {name: part.item() for name, part in parts.items()}
-
-        return loss
-
-    def _keep(self, step: int) -> None:
-        """Keep the weights of an intermediate step for later study."""
-        save_weights(self.decoder, self.directory / "milestones" / f"step-{step:08d}.safetensors")
+    def _operations(self, batch: PackedBatch) -> float:
+        """Operations of the step's matrix products, those that are computed again included."""
+        parts = len(batch.shares(self.world.size, self.max_tokens))
+        forwards = 1 + (parts - 1) / parts + self.settings.checkpoint_activations
+        texts, pairs = len(batch.text_ids), batch.attention_pairs
+        return training_operations(self.replica.decoder.shape, batch.tokens, texts, pairs, forwards=forwards)
 
     def _refuse(self, step: int, batch: PackedBatch, loss: Tensor, norm: Tensor) -> None:
         """Stop before a non-finite update reaches the weights, and write down which texts were in the batch."""
         path = self.directory / "non-finite-batch.json"
-        write_json(path, {"step": step, "source": batch.source, "text_ids": batch.text_ids.tolist()})
+        if self.world.is_main:
+            write_json(path, {"step": step, "source": batch.source, "text_ids": batch.text_ids.tolist()})
         raise TrainingError(
             f"step {step} on source {batch.source!r} gave loss {loss.item()} and gradient norm {norm.item()}; "
             f"nothing was updated, the batch is in {path}; lower the learning rate or look at those texts"
         )
+
+
+def _compute_dtype(settings: TrainSettings) -> torch.dtype:
+    return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+
+
+def _memory_mb(world: World) -> float | None:
+    """Highest use of the GPU, or resident memory of this process now."""
+    if world.device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(world.device) / 1e6, 1)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return round(pages * 4096 / 1e6, 1)
 
 
 @contextmanager
