@@ -20,7 +20,8 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from timing import matrix_rate, seconds
+import torch
+from f2llm.bench.training import machine_rate, seconds
 
 from f2llm.core.allocator import tune_allocator
 from f2llm.data.cldr import load_cells
@@ -103,7 +104,7 @@ def compare(directory: Path, texts: list[str], runs: int) -> dict[str, object]:
     for _ in range(runs):
         mine.append(seconds(lambda: ours.encode_document(texts)))
         peer.append(seconds(lambda: theirs.encode_document(texts, batch_size=best)))
-        floor.append(2 * dense * tokens / matrix_rate())
+        floor.append(2 * dense * tokens / machine_rate(torch.device("cpu"), "fp32"))
     a, b, c = statistics.median(mine), statistics.median(peer), statistics.median(floor)
     return {
         "tokens": tokens,

@@ -1,17 +1,22 @@
-"""How fast a training step is, against the padded form on transformers and against sentence-transformers' losses.
+"""How fast a training step is, against the padded form of the published code and against sentence-transformers.
 
-Run it with: python benchmarks/train_vs_peers.py --size 80M --rows 4 --runs 3 (add --json for machines)
+Run it with: python benchmarks/train_vs_peers.py --shape 80M --rows 4 --runs 3 (add --json for machines)
 
-Workload: rows of one query, one positive and seven negatives. Lengths are log-normal: queries median 16 tokens (at most
-64) behind an instruction of 20, documents median 64 (at most 512); no document repeats. A published size with its
-vocabulary of 151,936, random weights, float32, all cores. A step: forward, matryoshka losses, backward, clip, AdamW at
-rate 0, so that all steps see the same weights.
-- padded: `Qwen3Model` of transformers on queries, positives and negatives, each padded to its longest; loops over dims.
-- without: our step with one of its tricks taken away.
-- sentence-transformers: MatryoshkaLoss(MultipleNegativesRankingLoss) on nine padded columns, as its trainer does.
-All run in turn, on the same rows, weights, threads and allocator setting; figures are medians of `--runs` steps after
-one that is not counted. The loss of the padded form must equal ours (1e-3), or there is no figure. `gemm_share`: the
-operations that our step executes, over the rate of a large matrix product measured between the steps.
+Workload: that of `f2llm bench train` (`f2llm.bench.workload`): a batch of each source, rows of one query, one positive
+and seven negatives, a published size with its vocabulary of 151,936, random weights. A step: forward, matryoshka
+losses, backward, clipping, AdamW (fused) at rate 0, so that all steps see the same weights.
+- f2llm: the step of the engine; "without": with one of its tricks taken away.
+- padded: the published form on `Qwen3Model` of transformers: all texts of a batch padded to the longest, one forward
+  pass, loops over the dims. "padded, by kind" is kinder than the published code: queries, positives and negatives are
+  padded each to their own longest.
+- sentence_transformers: MatryoshkaLoss(MultipleNegativesRankingLoss) on nine columns, each padded to its longest, as
+  its trainer does. Its trainer's loop is not run: only what is inside a step is measured. `--peer-checkpointing` gives
+  the peers activation checkpointing, which the published code always has, and without which they need more memory than
+  most machines have when a batch has many rows; ours stays without. All run in turn in one process, on the same
+  batches, weights, threads and allocator setting; figures are medians of `--runs` rounds (one step on every source)
+  after one that is not counted. The losses of the padded forms must equal ours (1e-3), or there is no figure.
+  `gemm_share`: the operations that our step executes on real tokens over the rate of a large matrix product, measured
+  in every round.
 """
 
 from __future__ import annotations
@@ -21,8 +26,9 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,146 +37,158 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timing import matrix_rate, seconds
 from torch import Tensor, nn
 
+from f2llm.bench.training import Setup, TrainingStep, describe, machine_rate, make_decoder, peak_memory_mb, seconds
+from f2llm.bench.workload import NEGATIVES, Texts, Workload, data_folder, make_workload
 from f2llm.core.allocator import tune_allocator
+from f2llm.core.log import track
 from f2llm.data.cldr import load_cells
 from f2llm.eval.report import hardware
 from f2llm.model import checkpoint
 from f2llm.model.decoder import Decoder
+from f2llm.model.fused import CHUNKED, PLAIN, Fused, compile_fused
 from f2llm.model.pack import Pack
-from f2llm.model.sizes import FAMILY, Shape, matryoshka_dims
+from f2llm.model.sizes import matryoshka_dims
 from f2llm.text.tokenizer import Tokenizer
-from f2llm.train.batch import pack_rows
-from f2llm.train.gradcache import backward
-from f2llm.train.losses import hard_loss, in_batch_loss, matryoshka_weights
+from f2llm.train.losses import matryoshka_weights
 from f2llm.train.optim import make_optimizer
 
-NEGATIVES, INSTRUCTION, TEMPERATURE = 7, 20, 0.05
-
-
-@dataclass
-class Rows:
-    """`texts` as token ids; `table` [B, 2+K] their numbers. Stands in for a TokenStore."""
-
-    texts: list[NDArray[np.uint32]]
-    table: NDArray[np.int64]
-
-    def text(self, index: int) -> NDArray[np.uint32]:
-        return self.texts[index]
+TEMPERATURE = 0.05
+Step = Callable[[str], float]
+Features = dict[str, Tensor]
 
 
 def main() -> None:
     options = parse()
     tune_allocator()
-    rows = make_rows(options.rows)
+    setup = Setup(options.shape, options.rows, options.runs)
+    decoder = make_decoder(options.shape)
     with tempfile.TemporaryDirectory() as folder:
-        result = compare(Path(folder) / "model", FAMILY[options.size], rows, options.runs)
-    result |= {"size": options.size, "rows": options.rows, "runs": options.runs}
+        workload = make_workload(
+            data_folder(options.data), options.rows, Path(folder) / "store", decoder.shape.vocab_size
+        )
+        directory = save(decoder, Path(folder) / "model")
+        result = compare(decoder, directory, workload, setup, options)
     result |= {"hardware": hardware(), "date": date.today().isoformat()}
     print(json.dumps(result, indent=2) if options.json else "\n".join(f"{k:22} {v}" for k, v in result.items()))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(FAMILY), default="80M")
+    parser.add_argument("--shape", default="80M")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--peer-checkpointing", action="store_true")
+    parser.add_argument("--tricks", action="store_true", help="measure our step without each of its tricks, too")
+    parser.add_argument("--only-ours", action="store_true", help="leave the peers out")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
-def make_rows(count: int) -> Rows:
-    generator = np.random.default_rng(0)
-
-    def lengths(median: int, most: int, size: int) -> NDArray[np.int64]:
-        return np.clip(np.exp(generator.normal(np.log(median), 0.8, size)), 4, most).astype(np.int64)
-
-    def ids(length: int) -> NDArray[np.uint32]:
-        return generator.integers(1000, 150_000, size=length).astype(np.uint32)
-
-    instruction = ids(INSTRUCTION)
-    queries = [np.concatenate([instruction, ids(length)]) for length in lengths(16, 64, count)]
-    documents = [ids(length) for length in lengths(64, 512, count * (1 + NEGATIVES))]
-    documents_table = np.arange(count, count * (2 + NEGATIVES)).reshape(count, 1 + NEGATIVES)
-    return Rows([*queries, *documents], np.concatenate([np.arange(count)[:, None], documents_table], axis=1))
-
-
-def compare(directory: Path, shape: Shape, rows: Rows, runs: int) -> dict[str, Any]:
-    decoder = Decoder(shape)
-    decoder.init_weights(0)
-    names = [cell.name for cell in load_cells()[:2000]]
+def save(decoder: Decoder, directory: Path) -> Path:
+    """The same weights as a directory that the peers load; its tokenizer is never used."""
+    tokenizer = Tokenizer.train([cell.name for cell in load_cells()[:2000]], 512, 512)
+    dims = matryoshka_dims(decoder.shape.hidden)
     checkpoint.save(
-        decoder, directory, tokenizer=Tokenizer.train(names, 512, 512), max_seq_length=512, prompts={},
-        matryoshka_dims=matryoshka_dims(shape.hidden), card="",
-    )  # fmt: skip
-    dims = matryoshka_dims(shape.hidden)
-    steps = {
-        "f2llm": our_step(decoder, rows, dims),
-        "padded": padded_step(directory, rows, dims),
-        "sentence_transformers": sentence_transformers_step(directory, rows, dims),
-    }
-    whole, alone = "f2llm.train.gradcache.embed", "f2llm.train.batch.shared_prefix"
-    steps["without last tokens only"] = patched(whole, embed_whole, steps["f2llm"])
-    steps["without shared instruction"] = patched(alone, lambda texts: 0, steps["f2llm"])
-    steps["without both"] = patched(alone, lambda texts: 0, steps["without last tokens only"])
-    first = {name: step() for name, step in steps.items()}
-    if max(abs(first[name] / first["padded"] - 1) for name in first if name != "sentence_transformers") > 1e-3:
-        raise SystemExit(f"the losses differ ({first}); there is nothing to compare")
+        decoder, directory, tokenizer=tokenizer, max_seq_length=1024, prompts={}, matryoshka_dims=dims, card=""
+    )
+    return directory
+
+
+def compare(
+    decoder: Decoder, directory: Path, workload: Workload, setup: Setup, options: argparse.Namespace
+) -> dict[str, Any]:
+    ours = TrainingStep(decoder, workload, setup)
+    steps: dict[str, Step] = {"f2llm": ours}
+    if not options.only_ours:
+        steps |= peers(directory, workload, ours.loss.dims, options.peer_checkpointing)
+    if options.tricks:
+        steps |= without(ours)
+    sources = list(workload.tables)
+    first = {name: {source: step(source) for source in sources} for name, step in track(steps.items(), "first round")}
+    check(first)
     times: dict[str, list[float]] = {name: [] for name in steps}
     rates = []
-    for _ in range(runs):
+    for _ in track(range(setup.runs), "measuring"):
         for name, step in steps.items():
-            times[name].append(seconds(step))
-        rates.append(matrix_rate())
+            times[name].append(sum(seconds(partial(step, source)) for source in sources))
+        rates.append(machine_rate(torch.device("cpu"), setup.precision))
     median = {name: statistics.median(values) for name, values in times.items()}
-    rate, operations = statistics.median(rates), executed_operations(shape, rows)
-    tokens = sum(len(text) for text in rows.texts)
+    rate, operations, own = statistics.median(rates), ours.operations(), median["f2llm"]
     return {
+        **describe(setup, workload),
+        "peer_checkpointing": options.peer_checkpointing,
         "seconds": {name: round(value, 3) for name, value in median.items()},
-        "ratios": {name: round(median[name] / median["f2llm"], 2) for name in median if name != "f2llm"},
-        "samples_per_s": round(len(rows.table) / median["f2llm"], 3),
-        "useful_tokens_per_s": round(tokens / median["f2llm"], 1),
-        "useful_gflops": round(operations / median["f2llm"] / 1e9, 1),
+        "spread": {name: [round(min(values), 2), round(max(values), 2)] for name, values in times.items()},
+        "ratios": {name: round(value / own, 2) for name, value in median.items() if name != "f2llm"},
+        "samples_per_s": round(setup.rows * len(sources) / own, 3),
+        "useful_tokens_per_s": round(workload.tokens / own, 1),
+        "useful_gflops": round(operations / own / 1e9, 1),
         "gemm_gflops": round(rate / 1e9, 1),
-        "gemm_share": round(operations / median["f2llm"] / rate, 3),
-        "tokens": tokens,
-        "padded_tokens": sum(
-            len(part) * max(map(len, part)) for part in columns(rows, (slice(0, 1), slice(1, 2), slice(2, None)))
-        ),
-        "losses": {name: round(value, 5) for name, value in first.items()},
+        "gemm_share": round(operations / own / rate, 3),
+        "padded_tokens": {source: longest_times_count(workload, source) for source in sources},
+        "peak_memory_mb": peak_memory_mb(torch.device("cpu")),
+        "losses": {name: [round(v, 4) for v in values.values()] for name, values in first.items()},
     }
 
 
-def our_step(decoder: Decoder, rows: Rows, dims: list[int]) -> Callable[[], float]:
-    optimizer = make_optimizer(decoder, weight_decay=0.01, betas=(0.9, 0.98))
-
-    def step() -> float:
-        batch = pack_rows(rows, "rows", rows.table)  # type: ignore[arg-type]  # all that it asks of a store
-        candidates = torch.cat([batch.positive[:, None], batch.negatives], dim=1)
-
-        def loss(E_ND: Tensor) -> tuple[Tensor, None]:
-            Q_BD, P_BD = E_ND.index_select(0, batch.query), E_ND.index_select(0, batch.positive)
-            C_BKD = E_ND.index_select(0, candidates.flatten()).view(*candidates.shape, -1)
-            hard = hard_loss(Q_BD, C_BKD, candidates >= 0, dims, TEMPERATURE)
-            return hard + in_batch_loss(Q_BD, P_BD, dims, TEMPERATURE), None
-
-        optimizer.zero_grad(set_to_none=True)
-        value, _ = backward(decoder, batch, loss, 10**9)
-        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step()
-        return value.item()
-
-    return step
+def check(first: dict[str, dict[str, float]]) -> None:
+    """The padded forms and the step without tricks have our loss; sentence-transformers has another one."""
+    for name, losses in first.items():
+        if name == "sentence_transformers":
+            continue
+        for source, loss in losses.items():
+            if abs(loss / first["f2llm"][source] - 1) > 1e-3:
+                raise SystemExit(f"the losses differ ({first}); there is nothing to compare")
 
 
-def patched(target: str, substitute: Callable[..., Any], step: Callable[[], float]) -> Callable[[], float]:
-    """`step` with one function of the package replaced."""
+# -- our step without its tricks --------------------------------------------------------------------------------------
 
-    def run() -> float:
-        with mock.patch(target, substitute):
-            return step()
+
+def without(ours: TrainingStep) -> dict[str, Step]:
+    """Our step with parts of the package replaced by what does without the trick."""
+    whole, alone = ("f2llm.train.distributed.embed", embed_whole), ("f2llm.train.batch.shared_prefix", lambda texts: 0)
+    repeated = TrainingStep(ours.replica.decoder, every_text_for_itself(ours.workload), ours.setup)
+    repeated.optimizer = ours.optimizer
+    return {
+        "without last tokens only": replaced(ours, [whole]),
+        "without shared instruction": replaced(ours, [alone]),
+        "without distinct texts once": repeated,
+        "with plain element-wise parts": fused_as(ours, PLAIN),
+        "with compiled element-wise parts": fused_as(ours, compile_fused()),
+        "without any": replaced(fused_as(repeated, PLAIN), [whole, alone]),
+    }
+
+
+def every_text_for_itself(workload: Workload) -> Workload:
+    """The same rows, with an index of its own for each text of each row."""
+    texts: list[NDArray[np.uint32]] = []
+    tables = {}
+    for source, table in workload.tables.items():
+        tables[source] = np.arange(len(texts), len(texts) + table.size).reshape(table.shape)
+        texts += [workload.store.text(int(index)) for index in table.flat]
+    return Workload(Texts(texts), tables, workload.description)
+
+
+def replaced(step: Step, substitutes: list[tuple[str, Any]]) -> Step:
+    def run(source: str) -> float:
+        with ExitStack() as stack:
+            for target, substitute in substitutes:
+                stack.enter_context(mock.patch(target, substitute))
+            return step(source)
+
+    return run
+
+
+def fused_as(ours: TrainingStep, fused: Fused) -> Step:
+    def run(source: str) -> float:
+        ours.replica.decoder.use_fused(fused)
+        try:
+            return ours(source)
+        finally:
+            ours.replica.decoder.use_fused(CHUNKED)
 
     return run
 
@@ -181,65 +199,85 @@ def embed_whole(decoder: Decoder, pack: Pack) -> Tensor:
     return h.index_select(0, torch.tensor(pack.cu_seqlens[2 if pack.continuations else 1 :]) - 1)
 
 
-def padded_step(directory: Path, rows: Rows, dims: list[int]) -> Callable[[], float]:
+# -- the peers --------------------------------------------------------------------------------------------------------
+
+
+def peers(directory: Path, workload: Workload, dims: tuple[int, ...], checkpointing: bool) -> dict[str, Step]:
+    from sentence_transformers import SentenceTransformer
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(directory, dtype=torch.float32)
-    model.train()
+    padded = AutoModel.from_pretrained(directory, dtype=torch.float32)
+    theirs = SentenceTransformer(str(directory), device="cpu")
+    padded.train()
+    theirs.train()
+    if checkpointing:
+        padded.gradient_checkpointing_enable({"use_reentrant": False})
+        theirs[0].auto_model.gradient_checkpointing_enable({"use_reentrant": False})
+    together, by_kind = (slice(0, None),), (slice(0, 1), slice(1, 2), slice(2, None))
+    return {
+        "padded": padded_step(padded, workload, dims, together),
+        "padded, by kind": padded_step(padded, workload, dims, by_kind),
+        "sentence_transformers": sentence_transformers_step(theirs, workload, dims),
+    }
+
+
+def padded_step(model: Any, workload: Workload, dims: tuple[int, ...], parts: tuple[slice, ...]) -> Step:
+    """The loss as the published code has it: `parts` of the columns are padded together."""
     optimizer = make_optimizer(model, weight_decay=0.01, betas=(0.9, 0.98))
 
     def embed(texts: list[NDArray[np.uint32]]) -> Tensor:
-        features = padded(texts)
+        features = pad(texts)
         states = model(**features, use_cache=False).last_hidden_state
-        ends = features["attention_mask"].sum(1) - 1
-        return states[torch.arange(len(texts)), ends]
+        return states[torch.arange(len(texts)), features["attention_mask"].sum(1) - 1]
 
-    def step() -> float:
+    def step(source: str) -> float:
         optimizer.zero_grad(set_to_none=True)
-        Q, P, N = (embed(part) for part in columns(rows, (slice(0, 1), slice(1, 2), slice(2, None))))
-        N = N.view(len(Q), NEGATIVES, -1)
+        table = workload.tables[source]
+        blocks = [embed(texts).view(len(table), -1, dims[-1]) for texts in columns(workload, source, parts)]
+        E = torch.cat(blocks, dim=1)
+        Q, P, N = E[:, 0], E[:, 1], E[:, 2:]
         total = torch.zeros(())
         for dim, weight in zip(dims, matryoshka_weights(dims), strict=True):
             q, p, n = (F.normalize(x[..., :dim], dim=-1) for x in (Q, P, N))
             hard = torch.cat([(q * p).sum(-1, keepdim=True), torch.einsum("bd,bkd->bk", q, n)], 1) / TEMPERATURE
             total = total + weight * F.cross_entropy(hard, torch.zeros(len(q), dtype=torch.long))
             total = total + weight * F.cross_entropy(q @ p.T / TEMPERATURE, torch.arange(len(q)))
-        total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return total.item()
+        return finish(total, model, optimizer)
 
     return step
 
 
-def sentence_transformers_step(directory: Path, rows: Rows, dims: list[int]) -> Callable[[], float]:
-    from sentence_transformers import SentenceTransformer
+def sentence_transformers_step(model: Any, workload: Workload, dims: tuple[int, ...]) -> Step:
     from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
-    model = SentenceTransformer(str(directory), device="cpu")
-    model.train()
     inner = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
-    loss = MatryoshkaLoss(model, inner, matryoshka_dims=dims[::-1], matryoshka_weights=matryoshka_weights(dims)[::-1])
+    weights = matryoshka_weights(dims)[::-1]
+    loss = MatryoshkaLoss(model, inner, matryoshka_dims=list(dims[::-1]), matryoshka_weights=weights)
     optimizer = make_optimizer(model, weight_decay=0.01, betas=(0.9, 0.98))
     parts = tuple(slice(i, i + 1) for i in range(2 + NEGATIVES))
 
-    def step() -> float:
+    def step(source: str) -> float:
         optimizer.zero_grad(set_to_none=True)
-        value = loss([padded(part) for part in columns(rows, parts)], torch.empty(0))
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return float(value.item())
+        value = loss([pad(texts) for texts in columns(workload, source, parts)], torch.empty(0))
+        return finish(value, model, optimizer)
 
     return step
 
 
-def columns(rows: Rows, parts: tuple[slice, ...]) -> list[list[NDArray[np.uint32]]]:
+def finish(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.item())
+
+
+def columns(workload: Workload, source: str, parts: tuple[slice, ...]) -> list[list[NDArray[np.uint32]]]:
     """The texts of each part of the table's columns, row by row."""
-    return [[rows.texts[index] for index in rows.table[:, part].flatten()] for part in parts]
+    table = workload.tables[source]
+    return [[workload.store.text(int(index)) for index in table[:, part].flatten()] for part in parts]
 
 
-def padded(texts: list[NDArray[np.uint32]]) -> dict[str, Tensor]:
+def pad(texts: list[NDArray[np.uint32]]) -> Features:
     """Right-padded ids and mask."""
     tensors = [torch.from_numpy(text.astype(np.int64)) for text in texts]
     ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
@@ -247,13 +285,9 @@ def padded(texts: list[NDArray[np.uint32]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-def executed_operations(shape: Shape, rows: Rows) -> float:
-    """Operations of the matrix products in our step: 6 per weight and token, forward and backward; no attention."""
-    batch = pack_rows(rows, "rows", rows.table)  # type: ignore[arg-type]
-    key_value = 2 * shape.hidden * shape.kv_heads * shape.head_dim
-    layer = key_value + 2 * shape.hidden * shape.heads * shape.head_dim + 3 * shape.hidden * shape.mlp
-    whole = (shape.layers - 1) * layer + key_value
-    return 6.0 * (whole * batch.tokens + (layer - key_value) * len(batch.text_ids))
+def longest_times_count(workload: Workload, source: str) -> int:
+    (texts,) = columns(workload, source, (slice(0, None),))
+    return len(texts) * max(map(len, texts))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ ALLOWED = {
     "apps": {"core", "text", "model"},
     "eval": {"core", "text", "model", "apps"},
     "pipeline": {"core", "text", "data", "model", "train", "apps", "eval"},
-    "cli": {"core", "model", "apps", "pipeline"},
+    "bench": {"core", "text", "data", "model", "train"},
+    "cli": {"core", "model", "apps", "pipeline", "bench"},
     "__main__": {"cli"},
     "__init__": {"core", "text", "model", "pipeline"},
 }

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from f2llm.core.allocator import tune_allocator
-from f2llm.core.errors import F2LLMError
+from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.log import console
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, beside what it could do at best.")
+app.add_typer(bench, name="bench")
 out = Console(highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
@@ -225,6 +227,44 @@ def sizes(as_json: Json = False) -> None:
     table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value or "-") for value in row.values()))
+    out.print(table)
+
+
+@bench.command("train", epilog="Example: f2llm bench train --shape 80M --rows 4")
+def bench_train(
+    shape: Annotated[str, typer.Option("--shape", help="A size of the family.")] = "80M",
+    rows: Annotated[int, typer.Option("--rows", min=2, help="Rows a batch: query, positive, seven negatives.")] = 4,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Rounds to take the median of.")] = 5,
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "fp32",
+    micro_batch_tokens: Annotated[
+        int | None, typer.Option("--micro-batch-tokens", min=1, help="Embed larger batches in parts; default: whole.")
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Recompute layers in the backward pass.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Element-wise parts by torch.compile.")] = False,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of real files; default: as found.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Whole training steps: samples and tokens a second, share of the machine's own matrix rate, peak memory."""
+    from f2llm.bench.training import Setup
+    from f2llm.bench.training import bench_train as run
+
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"--precision {precision}: give fp32 or bf16")
+    whole = 10**9 if micro_batch_tokens is None else micro_batch_tokens
+    setup = Setup(shape, rows, runs, precision, whole, checkpoint_activations, compiled)  # type: ignore[arg-type]
+    _print_facts(run(setup, data), as_json)
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """A table of names and values."""
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else str(value))
     out.print(table)
 
 

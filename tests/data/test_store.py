@@ -142,12 +142,13 @@ def test_ten_million_documents_open_at_once() -> None:
 
 def fabricate(directory: Path, documents: int, rows: int) -> None:
     """A store of four-token documents as files with holes: only the offsets take room on the disk."""
-    (directory / "rows").mkdir()
+    for folder in ("rows", "languages"):
+        (directory / folder).mkdir()
     with open(directory / "tokens.bin", "wb") as handle:
         handle.truncate(16 * documents)
     np.save(directory / "offsets.npy", np.arange(0, 4 * documents + 1, 4))
-    for name, kind, width in (("s.npy", np.int32, 9), ("s.lang.npy", np.uint16, 2)):
-        np.lib.format.open_memmap(directory / "rows" / name, mode="w+", dtype=kind, shape=(rows, width))
+    for folder, kind, width in (("rows", np.int32, 9), ("languages", np.uint16, 2)):
+        np.lib.format.open_memmap(directory / folder / "s.npy", mode="w+", dtype=kind, shape=(rows, width))
     meta = {"sources": {"s": "retrieval"}, "digest": "0", "languages": ["eng_Latn"]}
     (directory / "meta.json").write_text(json.dumps({**meta, "language_shares": {"s": {"eng_Latn": 1.0}}}))
 

@@ -107,7 +107,7 @@ def test_checkpointing_keeps_the_layers_inputs_and_one_layer(shape: Shape) -> No
 
 
 STEPS = """
-import sys, torch
+import ctypes, sys, torch
 from pathlib import Path
 from f2llm.core.allocator import tune_allocator
 from f2llm.model.decoder import Decoder
@@ -130,35 +130,53 @@ def steps(shape, texts, length, count, recompute):
             decoder(ids, bounds, last_token_only=True).square().sum().backward()
         optimizer.step()
 
-tune_allocator()
+if sys.argv[1] == "exact":  # every block of 128 KiB or more is mapped alone and goes back at once
+    ctypes.CDLL(None).mallopt(-3, 2**17)
+else:
+    tune_allocator()
 torch.set_num_threads(1)
 steps(Shape(8, 2, 8, 2, 1, 4, 16), 2, 3, 1, False)
 before = peak()
-hidden, layers, mlp, vocab, texts, recompute = map(int, sys.argv[1:])
+hidden, layers, mlp, vocab, texts, recompute = map(int, sys.argv[2:])
 steps(Shape(hidden, layers, mlp, 8, 4, 64, vocab), texts, 50, 2, bool(recompute))
 print(peak() - before)
 """
 
 
-def peak_growth(*arguments: int) -> int:
+def peak_growth(allocator: str, case: tuple[int, ...]) -> int:
     """How much two steps of two micro-batches raise the high-water mark of a new process.
 
     Not `ru_maxrss`: a new process inherits that from the one that starts it.
     """
-    command = [sys.executable, "-c", STEPS, *map(str, arguments)]
+    command = [sys.executable, "-c", STEPS, allocator, *map(str, case)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(
-    ("hidden", "layers", "mlp", "vocab", "texts", "recompute"),
-    [(256, 4, 1024, 8192, 60, 0), (256, 6, 1024, 8192, 60, 1), (256, 2, 512, 150_000, 8, 0)],
-    ids=["activations", "checkpointing", "token table"],
-)
-def test_the_kernel_agrees(hidden: int, layers: int, mlp: int, vocab: int, texts: int, recompute: int) -> None:
+def plan_of(case: tuple[int, ...]) -> MemoryPlan:
+    hidden, layers, mlp, vocab, texts, recompute = case
     shape = Shape(hidden, layers, mlp, 8, 4, 64, vocab)
-    made = plan(shape, tokens=50 * texts, sequences=texts, checkpoint_activations=bool(recompute))
-    assert peak_growth(hidden, layers, mlp, vocab, texts, recompute) == pytest.approx(made.total, rel=0.35)
+    return plan(shape, 50 * texts, sequences=texts, checkpoint_activations=bool(recompute))
+
+
+# hidden, layers, mlp, vocab, texts of 50 tokens, checkpoint_activations
+CASES = {
+    "activations": (256, 4, 1024, 8192, 60, 0),
+    "checkpointing": (128, 8, 512, 4096, 60, 1),
+    "token table": (256, 2, 512, 60_000, 8, 0),
+}
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc and sets glibc's allocator")
+
+
+@linux
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernel_counts_what_was_planned(name: str) -> None:
+    assert peak_growth("exact", CASES[name]) == pytest.approx(plan_of(CASES[name]).total, rel=0.15)
+
+
+@linux
+@pytest.mark.parametrize("name", ["activations", "checkpointing"])
+def test_the_hosts_share_covers_what_the_heap_wastes(name: str) -> None:
+    assert peak_growth("tuned", CASES[name]) < plan_of(CASES[name]).total / memory.HOST_SHARE
 
 
 def test_the_automatic_budget_is_the_largest_that_fits() -> None:
@@ -187,7 +205,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 def test_free_memory_is_that_of_the_machine_without_cgroups(tmp_path: Path) -> None:
     write(tmp_path, {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:  1000 kB\n", "proc/self/cgroup": "5:cpu:/\n0::/\n"})
-    assert memory.available_bytes(CPU, tmp_path) == 1000 * 1024 * 8 // 10
+    assert memory.available_bytes(CPU, tmp_path) == 1000 * 1024 // 2
 
 
 def test_a_cgroup_of_version_2_limits_even_from_above(tmp_path: Path) -> None:
@@ -196,19 +214,19 @@ def test_a_cgroup_of_version_2_limits_even_from_above(tmp_path: Path) -> None:
     write(tmp_path, {f"{cgroup}/inner/memory.max": "max\n", f"{cgroup}/inner/memory.current": "50\n"})
     write(tmp_path, {f"{cgroup}/memory.max": "5000\n", f"{cgroup}/memory.current": "4500\n"})
     write(tmp_path, {f"{cgroup}/memory.stat": "anon 4000\ninactive_file 500\n"})
-    assert memory.available_bytes(CPU, tmp_path) == 800
+    assert memory.available_bytes(CPU, tmp_path) == 500
 
 
 def test_a_cgroup_of_version_1_may_be_mounted_as_the_root(tmp_path: Path) -> None:
     cgroup = "sys/fs/cgroup/memory"
     write(tmp_path, {"proc/meminfo": "MemAvailable: 9000 kB\n", "proc/self/cgroup": "4:cpu,memory:/docker/1\n0::/\n"})
     write(tmp_path, {f"{cgroup}/memory.limit_in_bytes": "3000\n", f"{cgroup}/memory.usage_in_bytes": "2000\n"})
-    assert memory.available_bytes(CPU, tmp_path) == 800
+    assert memory.available_bytes(CPU, tmp_path) == 500
 
 
 def test_free_memory_is_half_the_machine_where_nothing_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(memory.os, "sysconf")
-    assert memory.available_bytes(CPU, tmp_path) == int(0.8 * (memory.FALLBACK // 2))
+    assert memory.available_bytes(CPU, tmp_path) == memory.FALLBACK // 4
 
 
 def test_tables_and_sentences() -> None:

@@ -4,7 +4,7 @@ On disk (a directory):
   tokens.bin    uint32, the ids of all texts one after the other
   offsets.npy   int64 [N+1], text i is tokens[offsets[i]:offsets[i+1]], at least one token (EOS)
   rows/ID.npy   int32 [rows, 2+K]: query, positive, negatives; -1 where a row has fewer than K negatives
-  rows/ID.lang.npy  uint16 [rows, 2]: languages of query and document, indices into the list in meta.json
+  languages/ID.npy  uint16 [rows, 2]: languages of query and document, indices into the list in meta.json
   meta.json     counts, digests of the tokenizer and of the files above, names of the languages; of each source the
                 task type and the shares of its query languages
 Opening costs the same whatever the number of texts and rows. Building keeps one 16-byte digest per distinct text and
@@ -102,7 +102,8 @@ def build_store(
     In a symmetric source a random `instruction_share` of the documents (positives and negatives alike) carries the
     query's instruction too (F2LLM-v2, section 2.2); the draw depends on (seed, row id, slot) only.
     """
-    (directory / "rows").mkdir(parents=True, exist_ok=True)
+    for name in ("rows", "languages"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
     tags: dict[str, int] = {}
     rows: dict[str, int] = {}
     shares: dict[str, dict[str, float]] = {}
@@ -152,7 +153,7 @@ def _write_rows(
 
 
 def _languages_file(directory: Path, source: str) -> Path:
-    return directory / "rows" / f"{source}.lang.npy"
+    return directory / "languages" / f"{source}.npy"
 
 
 def _digest(directory: Path, sources: Iterable[str], languages: list[str]) -> str:

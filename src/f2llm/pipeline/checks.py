@@ -23,6 +23,7 @@ def check_recipe(recipe: Recipe, file: RecipeFile) -> None:
             raise file.fail(("models", index, "name"), f"{model.name!r} is used twice; give each model its own name")
         _check_model(recipe, file, index, model)
     training_order(recipe, file)
+    _check_mixture(recipe, file)
     _check_report(recipe, file)
 
 
@@ -163,6 +164,15 @@ def _named(recipe: Recipe, file: RecipeFile, where: tuple[str | int, ...], name:
         known = ", ".join(model.name for model in recipe.models)
         raise file.fail(where, f"there is no model {name!r}; models: {known}")
     return found[0]
+
+
+def _check_mixture(recipe: Recipe, file: RecipeFile) -> None:
+    known = [source.id for source in recipe.sources]
+    for field in ("floors", "caps"):
+        for source in getattr(recipe.training.mixture, field):
+            if source not in known:
+                where = ("training", "mixture", field, source)
+                raise file.fail(where, f"there is no source {source!r}; sources: {', '.join(known)}")
 
 
 def _check_report(recipe: Recipe, file: RecipeFile) -> None:

@@ -94,6 +94,7 @@ def _tokenize_step(recipe: Recipe, stage: int) -> Step:
         "sources": [_dump(source, "id", "task_type", "instruction", "symmetric", "max_rows") for source in sources],
         "negatives": recipe.mine.per_query,
         "instruction_share": recipe.training.symmetric_instruction_share,
+        "format": 2,  # of the store's files
     }
     inputs = ["tokenizer", *(f"mine/{source.id}" for source in sources)]
     run = partial(steps.tokenize_stage, recipe=recipe, sources=sources, stage=stage)

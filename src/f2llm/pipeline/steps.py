@@ -13,7 +13,7 @@ from torch import Tensor
 from f2llm.core.config import ModelConfig, Recipe, SourceConfig
 from f2llm.core.errors import ConfigError
 from f2llm.core.files import write_json
-from f2llm.core.log import log
+from f2llm.core.log import log, warn
 from f2llm.core.types import Example
 from f2llm.data import clean, convert, mine
 from f2llm.data.examples import read_examples, write_examples
@@ -228,6 +228,8 @@ def _mixture(recipe: Recipe, store: TokenStore) -> Mixture:
     """The recipe's mixture, as far as it speaks of the sources and languages of a stage."""
     mixture = recipe.training.mixture
     tags = {tag for source in store.rows for tag in store.language_shares(source)}
+    for tag in sorted({*mixture.language_floors, *mixture.language_caps} - tags):
+        warn(f"training.mixture bounds the language {tag!r}, in which no query of this stage is")
     return Mixture(
         alpha=mixture.alpha,
         floors={source: share for source, share in mixture.floors.items() if source in store.rows},

@@ -3,7 +3,7 @@
 The parts that live all the time: float32 weights and gradients, two float32 moments of AdamW. On top of them comes the
 larger of two passing needs: all that autograd saves of one micro-batch (with the bfloat16 copies of the weights), or,
 when all that is released again, the dense gradient of the token table before it is added to the one that is there.
-Not counted: the loss, which works on N embeddings, the interpreter, and what an allocator wastes (see `SHARE`).
+Not counted: the loss, which works on N embeddings, the interpreter, and what an allocator wastes (see `HOST_SHARE`).
 DDP is taken to reduce the gradients in place (`gradient_as_bucket_view`), FSDP to keep them sharded.
 """
 
@@ -30,8 +30,8 @@ STEP = 256
 """Token budgets are multiples of this."""
 TOKENS_PER_TEXT = 32
 """How long a text is taken to be where nobody says."""
-SHARE = 0.8
-"""Part of the free memory that a plan may take."""
+GPU_SHARE, HOST_SHARE = 0.8, 0.5
+"""Part of the free memory that a plan may take. On a host less: glibc's heap held up to 1.8 times what was used."""
 FALLBACK = 8 * 2**30
 """Bytes that a machine is taken to have where it does not tell."""
 
@@ -221,15 +221,14 @@ def micro_batch_tokens_for(
 
 
 def available_bytes(device: torch.device, root: Path = Path("/")) -> int:
-    """80% of the memory free for this process: of the GPU, or of the machine and the cgroups around it.
+    """Bytes that a plan may take: 80% of what is free on the GPU, half of it on the machine and in its cgroups.
 
     What this process holds already counts as taken. Processes on one machine without GPUs share what it says.
     """
     if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = min([*_machine_room(root), *_cgroup_rooms(root)], default=_physical_bytes() // 2)
-    return int(SHARE * free)
+        return int(GPU_SHARE * torch.cuda.mem_get_info(device)[0])
+    free = min([*_machine_room(root), *_cgroup_rooms(root)], default=_physical_bytes() // 2)
+    return int(HOST_SHARE * free)
 
 
 def family_plans(micro_batch_tokens: int, precision: Precision, processes: int, strategy: Strategy) -> list[MemoryPlan]:

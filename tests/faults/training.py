@@ -1,0 +1,105 @@
+"""A short training run in a process of its own, for the tests that kill it."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from f2llm.data.store import TokenStore
+from f2llm.model.checkpoint import save_tensors
+from f2llm.model.decoder import Decoder
+from f2llm.model.sizes import Shape
+from f2llm.train import state, trainer
+from f2llm.train.metrics import read_metrics
+from f2llm.train.objective import LossSettings
+from f2llm.train.settings import TrainSettings, Upkeep
+
+SHAPE = Shape(16, 2, 24, 4, 2, 8, 300)
+SETTINGS = TrainSettings(
+    stage=2,
+    steps=60,
+    global_batch=16,
+    learning_rate=1e-3,
+    hard_negatives=3,
+    clustering_hard_negatives=4,
+    loss=LossSettings(dims=(8, 16), mask_duplicates=True),
+    warmup_steps=3,
+    min_learning_rate=1e-6,
+    weight_decay=0.01,
+    betas=(0.9, 0.98),
+    clip_norm=1.0,
+    seed=3,
+    validation_fraction=0.1,
+    micro_batch_tokens=10_000,
+)
+UPKEEP = Upkeep(checkpoint_every=3, keep_last=2, keep_every=15, milestones=2, validate_every=4)
+MEASURED = {"seconds", "floor_share", "memory_mb"}
+
+
+def fresh(seed: int = 0, shape: Shape = SHAPE) -> Decoder:
+    decoder = Decoder(shape)
+    decoder.init_weights(seed)
+    return decoder
+
+
+def entries(directory: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what differs from run to run."""
+    found = read_metrics(directory / "metrics.jsonl")
+    return [{key: value for key, value in entry.items() if key not in MEASURED} for entry in found]
+
+
+def start(*arguments: Any) -> ForkServerProcess:
+    """`run` in a process that is forked from one which has the package loaded and nothing computed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["f2llm.train.trainer"])
+    process = context.Process(target=run, args=arguments)
+    process.start()
+    return process
+
+
+def run(
+    store: Path, directory: Path, settings: TrainSettings, upkeep: Upkeep, pause: float = 0.0, dies_at: int | None = None
+) -> None:
+    """Train to the end; `pause` seconds before each step, and dead before the `dies_at`-th operation on files."""
+    torch.set_num_threads(1)
+    step = trainer._Run.step
+
+    def slowed(self: trainer._Run, number: int) -> dict[str, Any]:
+        time.sleep(pause)
+        return step(self, number)
+
+    trainer._Run.step = slowed  # type: ignore[method-assign]
+    trainer.matrix_rate = lambda *_: 1e12  # type: ignore[assignment]  # measuring it takes two seconds
+    decoder, tokens = fresh(), TokenStore(store)
+    operations = _count_operations(dies_at)
+    weights = trainer.train(decoder, tokens, settings, directory, upkeep=upkeep)
+    count = next(operations)
+    save_tensors(weights, directory.with_suffix(".safetensors"))
+    directory.with_suffix(".operations").write_text(str(count))
+
+
+def _count_operations(dies_at: int | None) -> itertools.count[int]:
+    """Count what changes the directory from now on."""
+    counter = itertools.count()
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            if next(counter) == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **named)
+
+        return call
+
+    for module, names in ((os, ("mkdir", "replace", "fsync", "unlink", "rmdir")), (state, ("save_file",))):
+        for name in names:
+            setattr(module, name, counted(getattr(module, name)))
+    return counter
