@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from f2llm.bench.training import machine_rate, seconds
 
+from f2llm.bench.training import machine_rate, seconds
 from f2llm.core.allocator import tune_allocator
 from f2llm.data.cldr import load_cells
 from f2llm.eval.report import hardware

@@ -17,9 +17,9 @@ from datetime import date
 
 import torch
 import torch.nn.functional as F
-from f2llm.bench.training import seconds
 from torch import Tensor
 
+from f2llm.bench.training import seconds
 from f2llm.core.allocator import tune_allocator
 from f2llm.eval.report import hardware
 from f2llm.model.sizes import matryoshka_dims

@@ -96,8 +96,8 @@ def test_killed_twenty_times(tmp_path: Path, store: TokenStore) -> None:  # noqa
 
 @pytest.mark.slow
 def test_killed_at_each_operation_on_files(tmp_path: Path, store: TokenStore) -> None:  # noqa: F811
-    settings = dataclasses.replace(SETTINGS, steps=5)
-    upkeep = Upkeep(checkpoint_every=2, keep_last=1, milestones=1, validate_every=2)
+    settings = dataclasses.replace(SETTINGS, steps=2)
+    upkeep = Upkeep(checkpoint_every=1, keep_last=1, milestones=1, validate_every=1)
     whole = tmp_path / "whole"
     finish(start(store.directory, whole, settings, upkeep))
     for number in range(int(whole.with_suffix(".operations").read_text())):

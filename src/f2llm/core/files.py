@@ -45,7 +45,7 @@ def explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
                 f"no space left while writing {target}; free some space and run the command again"
             ) from error
@@ -109,14 +109,23 @@ def replace_directory(temporary: Path, target: Path) -> None:
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         for path in sorted(temporary.rglob("*")):
-            if path.is_file():
+            if path.is_file() or path.is_dir():
                 sync(path)
         sync(temporary)
         if target.exists():
             doomed = target.with_name(f".{target.name}.{os.getpid()}.old")
+            shutil.rmtree(doomed, ignore_errors=True)  # of a process that had the same number and was killed here
             os.replace(target, doomed)
             os.replace(temporary, target)
             shutil.rmtree(doomed)
         else:
             os.replace(temporary, target)
         sync(target.parent)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what killed processes left of unfinished writes here and one level below; nobody may be writing there."""
+    for ending in ("tmp", "old", "partial"):
+        for path in [*directory.glob(f".*.{ending}"), *directory.glob(f"*/.*.{ending}")]:
+            with explained(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

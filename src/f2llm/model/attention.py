@@ -9,7 +9,8 @@ them; they are computed once, and the gradient of all comes together in them.
 
 Cost: one call per run and layer, so sort a pack by length (the order decides the speed, never the result); the number
 of distinct lengths bounds the efficiency. On CUDA in half precision all runs are one call of `varlen_attn`, whatever
-their lengths; the keys of a prefix are then copied to each sequence that continues it.
+their lengths; the keys of a prefix are then copied to each sequence that continues it. No sequence of that call is
+without tokens that ask: kernels differ in what they do with one.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class AttentionPlan:
         `split` and not slices: its gradient is one concatenation, that of a slice is a zero tensor per run.
         """
         if _has_varlen(query):
-            return self._attend_varlen(query, key, value, self._lengths)
+            return self._attend_varlen(query, key, value, last=False)
         queries = torch.split_with_sizes(query, [run.tokens for run in self.runs])
         return self._attend_runs(self.runs, queries, key, value)
 
@@ -99,7 +100,7 @@ class AttentionPlan:
         The last token sees its whole sequence, so there is no mask. The prefix is no sequence of its own here.
         """
         if _has_varlen(query):
-            return self._attend_varlen(query, key, value, [0] * bool(self.prefix) + [1] * len(query))
+            return self._attend_varlen(query, key, value, last=True)
         asking = self.runs[1:] if self.prefix else self.runs
         return self._attend_runs(asking, torch.split_with_sizes(query, [run.sequences for run in asking]), key, value)
 
@@ -113,37 +114,77 @@ class AttentionPlan:
             ]
         )
 
-    def _attend_varlen(self, query: Tensor, key: Tensor, value: Tensor, asking: list[int]) -> Tensor:
-        """All sequences in one call; `asking` are the tokens of each that ask, its last ones."""
-        seen = [length + (self.prefix if run.continues else 0) for run in self.runs for length in run.lengths]
-        if self.prefix:
-            places = torch.tensor(self._seen_places, device=key.device)
-            key, value = key.index_select(0, places), value.index_select(0, places)
-        ends_q, ends_k = (_offsets(lengths, query.device) for lengths in (asking, seen))
+    def _attend_varlen(self, query: Tensor, key: Tensor, value: Tensor, *, last: bool) -> Tensor:
+        """All sequences in one call: all tokens ask, or the last of each sequence but the prefix."""
+        made = self._varlen(last, query.device)
+        if made.places is not None:
+            key, value = (self._with_prefix(x).index_select(0, made.places) for x in (key, value))
         # A causal window counts from the end of the keys, so the tokens that ask are a sequence's last.
         out = varlen_attn(
-            query, key, value, ends_q, ends_k, max(asking), max(seen), window_size=(-1, 0), enable_gqa=True
+            query, key, value, made.ends_q, made.ends_k, made.max_q, made.max_k, window_size=(-1, 0), enable_gqa=True
         )
         assert isinstance(out, Tensor)
         return out.flatten(1)
 
-    @property
-    def _lengths(self) -> list[int]:
-        return [length for run in self.runs for length in run.lengths]
+    def _with_prefix(self, x: Tensor) -> Tensor:
+        """The rows of x [T, ...] and the prefix's once more for each sequence that continues it.
 
-    @cached_property
-    def _seen_places(self) -> list[int]:
-        """Places of the tokens that each sequence sees, the prefix's first where it continues it."""
-        places, start = [], 0
-        for run in self.runs:
+        Each row is then selected once at most: `repeat` sums the gradient in float32, but an `index_select` that takes
+        a row many times would add it up in half precision, where the sum of some hundred terms swallows the next one.
+        """
+        before, own = x.split_with_sizes([self.prefix, len(x) - self.prefix])
+        return torch.cat([before, own, before.repeat(self._continuations, 1, 1)])
+
+    def _varlen(self, last: bool, device: torch.device) -> _Varlen:
+        """What `varlen_attn` needs beside the tensors; made once for all layers."""
+        if (last, device) not in self._made:
+            skipped = int(last and self.prefix > 0)
+            seen = [length + self.prefix * run.continues for run in self.runs for length in run.lengths][skipped:]
+            asking = [1] * len(seen) if last else [length for run in self.runs for length in run.lengths]
+            ends_q, ends_k = (_offsets(lengths, device) for lengths in (asking, seen))
+            places = torch.tensor(self._places(last), device=device) if self.prefix else None
+            self._made[last, device] = _Varlen(ends_q, ends_k, max(asking), max(seen), places)
+        return self._made[last, device]
+
+    def _places(self, last: bool) -> list[int]:
+        """Rows of `_with_prefix` that each sequence sees, one after the other; if `last`, the prefix is no sequence."""
+        places: list[int] = []
+        start, copy = 0, self.tokens
+        for number, run in enumerate(self.runs):
             for length in run.lengths:
-                places += [*range(self.prefix if run.continues else 0), *range(start, start + length)]
+                if run.continues:
+                    places += range(copy, copy + self.prefix)
+                    copy += self.prefix
+                if number or not last:
+                    places += range(start, start + length)
                 start += length
         return places
 
+    @property
+    def _continuations(self) -> int:
+        return sum(run.sequences for run in self.runs if run.continues)
+
+    @cached_property
+    def _made(self) -> dict[tuple[bool, torch.device], _Varlen]:
+        return {}
+
+
+class _Varlen(NamedTuple):
+    """Offsets, int32 [N+1], of the tokens that ask and of those that they see, and the most in any sequence."""
+
+    ends_q: Tensor
+    ends_k: Tensor
+    max_q: int
+    max_k: int
+    places: Tensor | None
+
 
 def _has_varlen(query: Tensor) -> bool:
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    """Whether `varlen_attn` takes it: half precision, heads of 8, 16, ... 256 numbers, an Ampere GPU or a newer one."""
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _offsets(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -31,11 +31,14 @@ class Fused(NamedTuple):
 
 
 def plain_norm_rotate(x: Tensor, weight: Tensor, eps: float, rope: Rope) -> Tensor:
-    """RMSNorm over the last axis of x [T, H, d], then rotation by `rope` (see `f2llm.model.decoder.rotary`)."""
+    """RMSNorm over the last axis of x [T, H, d], then rotation by `rope` (see `f2llm.model.decoder.rotary`).
+
+    The result has the type of x also where weights are wider (autocast), as attention in half precision demands.
+    """
     cos, sin = rope
-    y = F.rms_norm(x, weight.shape, weight, eps)
+    y = F.rms_norm(x.to(torch.promote_types(x.dtype, weight.dtype)), weight.shape, weight, eps)
     half = x.shape[-1] // 2
-    return torch.addcmul(y * cos, torch.cat([y[..., half:], y[..., :half]], -1), sin)
+    return torch.addcmul(y * cos, torch.cat([y[..., half:], y[..., :half]], -1), sin).to(x.dtype)
 
 
 def plain_swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ class _NormRotate(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight, inverse, cos, sin = ctx.saved_tensors
         dx, half = torch.empty_like(x), x.shape[-1] // 2
-        d_weight = torch.zeros_like(weight)
+        d_weight = torch.zeros_like(weight, dtype=inverse.dtype)
         for x_, upstream_, dx_, inverse_, cos_, sin_ in _chunks(x, upstream, dx, inverse, cos, sin):
             g = upstream_.to(inverse.dtype)
             dy = g * cos_
@@ -103,7 +106,7 @@ class _NormRotate(torch.autograd.Function):
             dy.mul_(weight)
             along = (dy * n).mean(-1, keepdim=True)
             dx_.copy_(dy.sub_(n.mul_(along)).mul_(inverse_))
-        return dx, d_weight, None, None, None
+        return dx, d_weight.to(weight.dtype), None, None, None
 
 
 class _SwiGLU(torch.autograd.Function):

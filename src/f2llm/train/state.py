@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import AdamW
@@ -37,30 +38,37 @@ def save_checkpoint(
     target = root / f"step-{step:08d}"
     aside = root / f".step-{step:08d}.partial"
     world = replica.world
-    world.main_first(lambda: _prepare(aside, target, replica, optimizer))
-    with explained(target):
+    try:
+        world.main_first(lambda: _prepare(aside, target, replica))
         digests = world.together(lambda: _write_tensors(aside, replica, optimizer))
-    files = {name: digest for part in world.gather(digests) for name, digest in part.items()}
-    world.main_first(lambda: _finish(aside, target, files, {"step": step, "run": dict(run), **position}))
+        files = {name: digest for part in world.gather(digests) for name, digest in part.items()}
+        world.main_first(lambda: _finish(aside, target, files, {"step": step, "run": dict(run), **position}))
+    except F2LLMError:
+        if world.is_main:
+            shutil.rmtree(aside, ignore_errors=True)  # half a checkpoint would keep the disk full
+        raise
     return target
 
 
 def latest_checkpoint(root: Path) -> Path | None:
     """The newest checkpoint whose files match its manifest; damaged ones are passed over with a warning."""
-    for path in sorted(root.glob("step-*"), reverse=True):
+    for _, path in reversed(_by_step(root)):
         problem = verify(path)
         if problem is None:
             return path
-        warn(f"checkpoint {path} is damaged ({problem}) and was skipped")
+        warn(escape(f"checkpoint {path} is damaged ({problem}) and was skipped"))
     return None
 
 
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        files = read_json(path / _MANIFEST)["files"]
+        manifest = read_json(path / _MANIFEST)
+        files = manifest.get("files") if isinstance(manifest, dict) else None
+        if not isinstance(files, dict) or _STATE not in files:
+            return f"{_MANIFEST} does not name its files"
         bad = [name for name, digest in files.items() if digest_file(path / name) != digest]
-    except (F2LLMError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (F2LLMError, OSError) as error:
         return str(error)
     return f"{bad[0]} does not match its digest" if bad else None
 
@@ -96,11 +104,20 @@ def load_checkpoint(path: Path, replica: Replica, optimizer: AdamW, run: Mapping
     return int(read_json(path / _STATE)["step"])
 
 
-def drop_older(root: Path, keep_last: int, keep_every: int | None = None) -> None:
-    """Delete all but the newest `keep_last` checkpoints and those of every `keep_every`-th step."""
-    for path in sorted(root.glob("step-*"))[:-keep_last]:
-        if keep_every is None or int(path.name.removeprefix("step-")) % keep_every:
+def drop_older(root: Path, newest: int, keep_last: int, keep_every: int | None = None) -> None:
+    """Delete all but the last `keep_last` checkpoints up to step `newest` and those of every `keep_every`-th step.
+
+    One of a later step is damaged, or the run would have gone on from it: it does not count, and is not touched.
+    """
+    for step, path in [found for found in _by_step(root) if found[0] <= newest][:-keep_last]:
+        if keep_every is None or step % keep_every:
             shutil.rmtree(path)
+
+
+def _by_step(root: Path) -> list[tuple[int, Path]]:
+    """All checkpoints, whole and damaged; what else lies beside them is not ours."""
+    numbers = ((path.name.removeprefix("step-"), path) for path in root.glob("step-*"))
+    return sorted((int(number), path) for number, path in numbers if number.isdecimal())
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
@@ -120,7 +137,7 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _prepare(aside: Path, target: Path, replica: Replica, optimizer: AdamW) -> None:
+def _prepare(aside: Path, target: Path, replica: Replica) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     with explained(target):
         aside.mkdir(parents=True)
@@ -143,7 +160,7 @@ def _write_tensors(aside: Path, replica: Replica, optimizer: AdamW) -> dict[str,
     with explained(aside):
         for name, tensors in files.items():
             _save(tensors, aside / name)
-    return {name: digest_file(aside / name) for name in files}
+        return {name: digest_file(aside / name) for name in files}
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -175,6 +192,6 @@ def _check_space(directory: Path, replica: Replica) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise StorageError(
-            f"a checkpoint needs {needed / 1e6:.0f} MB in {directory.parent}, {free / 1e6:.0f} MB are free; "
-            f"free some space"
+            f"a checkpoint needs {needed / 1e6:,.1f} MB in {directory.parent}, {free / 1e6:,.1f} MB are free; "
+            f"free some space and run the command again"
         )

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from f2llm.core.errors import InterruptedRunError, TrainingError
-from f2llm.core.files import digest_json, write_json
+from f2llm.core.files import digest_json, sweep, write_json
 from f2llm.core.log import Bar, log
 from f2llm.core.types import TaskType
 from f2llm.data.store import TokenStore
@@ -196,14 +196,18 @@ class _Run:
         position = {"learning_rate": self._learning_rate(step), "epoch": step / self.sampler.steps_per_epoch}
         save_checkpoint(self.checkpoints, step, self.replica, self.optimizer, self.run, position)
         if self.world.is_main:
-            drop_older(self.checkpoints, self.upkeep.keep_last, self.upkeep.keep_every)
+            self._drop_older(step)
 
     def close(self) -> None:
         self.builder.close()
         for sink in getattr(self, "sinks", ()):
             sink.close()
         if getattr(self, "metrics", None) is not None:
-            self.metrics.close()  # type: ignore[union-attr]
+            with suppress(OSError):  # every line was flushed, or the error of that is already on its way
+                self.metrics.close()  # type: ignore[union-attr]
+
+    def _drop_older(self, step: int) -> None:
+        drop_older(self.checkpoints, step, self.upkeep.keep_last, self.upkeep.keep_every)
 
     def _newest(self) -> Path | None:
         return latest_checkpoint(self.checkpoints)
@@ -218,12 +222,17 @@ class _Run:
             if self.world.is_main:
                 log(f"  continuing after step {step}")
         self.averages = Averages()
-        self.metrics = MetricsLog(self.directory / "metrics.jsonl", step) if self.world.is_main else None
+        self.metrics = self.world.main_first(lambda: self._open_log(step))
         trackers = self.upkeep.trackers if self.world.is_main else ()
         self.sinks = open_sinks(trackers, self.directory, self.description, self.run, step > 0, step=step)
-        if self.world.is_main:
-            write_json(self.directory / "mixture.json", self.sampler.planned(self.settings.steps))
         return step
+
+    def _open_log(self, step: int) -> MetricsLog:
+        """The log, after what a killed predecessor could not clear away any more is gone."""
+        sweep(self.directory)
+        self._drop_older(step)
+        write_json(self.directory / "mixture.json", self.sampler.planned(self.settings.steps))
+        return MetricsLog(self.directory / "metrics.jsonl", step)
 
     def _report(self, done: int) -> None:
         """What is due after `done` steps: means to the trackers, validation, weights to keep."""
