@@ -1,11 +1,12 @@
 """Files are whole or absent."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from f2llm.core.errors import DataError, StorageError
-from f2llm.core.files import atomic_path, digest_tree, explained, read_json, replace_directory, write_json
+from f2llm.core.files import atomic_path, digest_tree, explained, read_json, replace_directory, sweep, write_json
 
 
 def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path) -> None:
@@ -47,3 +48,20 @@ def test_a_tree_digest_sees_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("2")
     assert len({first, second, digest_tree(tmp_path)}) == 3
     assert digest_tree(tmp_path, skip=lambda path: path.name == "b") == digest_tree(tmp_path, skip=lambda _: True)
+
+
+def test_a_directory_is_replaced_where_a_killed_process_of_the_same_number_was(tmp_path: Path) -> None:
+    for name in ("old", "new", f".old.{os.getpid()}.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    replace_directory(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "f").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
+    for name in (".a.json.7.tmp", ".hidden", "a.tmp", "deep/.b.7.old/f", "deep/.c.partial/f", "deep/er/.d.7.tmp"):
+        write_json(tmp_path / name, 0)
+    sweep(tmp_path)
+    left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert left == [".hidden", "a.tmp", "deep/er/.d.7.tmp"]

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 
 from f2llm.core.errors import InterruptedRunError, StorageError, TrainingError
 from f2llm.core.files import digest_file, read_json, write_json
-from f2llm.data.store import StageSource, TokenStore, build_store
 from f2llm.core.types import Example
+from f2llm.data.store import StageSource, TokenStore, build_store
 from f2llm.model.sizes import Shape
 from f2llm.text.tokenizer import Tokenizer
 from f2llm.train import metrics, state, trainer
@@ -29,12 +29,10 @@ from f2llm.train.settings import TrainSettings, Upkeep
 from f2llm.train.state import latest_checkpoint
 from tests.faults import training
 from tests.faults.training import SHAPE, entries, fresh
-from tests.train.conftest import store, tokenizer  # noqa: F401 (fixtures)
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 SETTINGS = dataclasses.replace(training.SETTINGS, steps=12)
 UPKEEP = Upkeep(checkpoint_every=3, keep_last=3)
-Ground = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +45,7 @@ def train(directory: Path, tokens: TokenStore, settings: TrainSettings = SETTING
 
 
 @pytest.fixture(scope="module")
-def whole(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def whole(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with checkpoints after 6, 9 and 12 steps; read only."""
     directory = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -123,8 +121,8 @@ def assert_one_sentence(message: str) -> None:
     ids=["full", "quota", "full, told by safetensors"],
 )  # fmt: skip
 def test_a_disk_that_fills_up_while_tensors_are_written(
-    error: Exception, tmp_path: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    error: Exception, tmp_path: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         refuse_tensors(patch, error)
         with pytest.raises(StorageError, match="step-00000009") as told:
@@ -134,8 +132,8 @@ def test_a_disk_that_fills_up_while_tensors_are_written(
 
 
 def test_a_disk_that_fills_up_while_the_manifest_is_written(
-    tmp_path: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    tmp_path: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = state.write_json
 
     def refusing(path: Path, value: Any) -> None:
@@ -145,15 +143,15 @@ def test_a_disk_that_fills_up_while_the_manifest_is_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(state, "write_json", refusing)
-        with pytest.raises(StorageError, match="no space left while writing .*step-00000009") as told:
+        with pytest.raises(StorageError, match=r"no space left while writing .*step-00000009") as told:
             train(tmp_path, store)
     assert_one_sentence(str(told.value))
     assert_goes_on(tmp_path, store, whole)
 
 
 def test_too_little_room_is_told_before_the_first_byte(
-    tmp_path: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    tmp_path: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def disk_usage(path: Path) -> shutil._ntuple_diskusage:
         return shutil._ntuple_diskusage(10**9, 10**9, 20_000 if "step-00000009" in str(path) else 10**8)
 
@@ -167,8 +165,8 @@ def test_too_little_room_is_told_before_the_first_byte(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_disk_that_fills_up_while_the_log_is_written(
-    tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = metrics.MetricsLog.__init__
 
     def full(self: metrics.MetricsLog, path: Path, step: int) -> None:
@@ -195,8 +193,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_really_full(
-    small_disk: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    small_disk: Path, store: TokenStore, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory, ballast = small_disk / "run", small_disk / "ballast"
     original = state._check_space
 
@@ -262,8 +260,8 @@ DAMAGES: dict[str, Callable[[Path], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_and_named(
-    damage: str, copy: Path, whole: Path, store: TokenStore, capsys: pytest.CaptureFixture[str]  # noqa: F811
-) -> None:  # fmt: skip
+    damage: str, copy: Path, whole: Path, store: TokenStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = DAMAGES[damage](checkpoint(copy, 12))
     train(copy, store)
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
@@ -284,8 +282,8 @@ def test_the_names_of_directories_are_told_as_they_are(
 
 
 def test_where_all_are_damaged_training_starts_anew(
-    copy: Path, whole: Path, store: TokenStore, capsys: pytest.CaptureFixture[str]  # noqa: F811
-) -> None:  # fmt: skip
+    copy: Path, whole: Path, store: TokenStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step, damage in ((6, cut_short), (9, lose("manifest.json")), (12, break_header)):
         damage(checkpoint(copy, step))
     train(copy, store)
@@ -296,8 +294,8 @@ def test_where_all_are_damaged_training_starts_anew(
 
 
 def test_damaged_checkpoints_do_not_crowd_out_new_ones(
-    copy: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    copy: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (9, 12):
         cut_short(checkpoint(copy, step))
     stop_after(8, monkeypatch)
@@ -306,7 +304,7 @@ def test_damaged_checkpoints_do_not_crowd_out_new_ones(
     assert latest_checkpoint(copy / "checkpoints") == checkpoint(copy, 8)
 
 
-def test_a_copy_beside_the_checkpoints_is_none_of_them(copy: Path, store: TokenStore) -> None:  # noqa: F811
+def test_a_copy_beside_the_checkpoints_is_none_of_them(copy: Path, store: TokenStore) -> None:
     shutil.copytree(checkpoint(copy, 6), copy / "checkpoints" / "step-00000006-mine")
     shutil.rmtree(checkpoint(copy, 12))
     assert latest_checkpoint(copy / "checkpoints") == checkpoint(copy, 9)
@@ -323,8 +321,8 @@ def test_a_copy_beside_the_checkpoints_is_none_of_them(copy: Path, store: TokenS
      (1, 6, [6, 12]), (2, 4, [4, 8, 10, 12]), (1, 5, [10, 12]), (1, 1, [2, 4, 6, 8, 10, 12])],
 )  # fmt: skip
 def test_the_newest_and_every_nth_stay(
-    keep_last: int, keep_every: int | None, kept: list[int], tmp_path: Path, store: TokenStore  # noqa: F811
-) -> None:  # fmt: skip
+    keep_last: int, keep_every: int | None, kept: list[int], tmp_path: Path, store: TokenStore
+) -> None:
     train(tmp_path, store, upkeep=Upkeep(checkpoint_every=2, keep_last=keep_last, keep_every=keep_every))
     assert names(tmp_path) == [f"step-{step:08d}" for step in kept]
 
@@ -359,20 +357,18 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("difference", CHANGES)
-def test_other_settings_are_refused(difference: str, whole: Path, store: TokenStore) -> None:  # noqa: F811
+def test_other_settings_are_refused(difference: str, whole: Path, store: TokenStore) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert f"with {difference}; restore the old value" in refused(whole, store, CHANGES[difference])
     assert before == {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
 
 
-def test_another_shape_is_refused(whole: Path, store: TokenStore) -> None:  # noqa: F811
+def test_another_shape_is_refused(whole: Path, store: TokenStore) -> None:
     other = dataclasses.replace(SHAPE, mlp=32)
     assert "with shape.mlp = 24, now it is 32;" in refused(whole, store, shape=other)
 
 
-def test_other_data_are_refused(
-    whole: Path, tmp_path: Path, store: TokenStore, tokenizer: Tokenizer  # noqa: F811
-) -> None:  # fmt: skip
+def test_other_data_are_refused(whole: Path, tmp_path: Path, store: TokenStore, tokenizer: Tokenizer) -> None:
     rows = [
         Example(str(i), "sun", f"moon {i}", ("star", "tree"), "retrieval", "pairs", "eng_Latn", "eng_Latn")
         for i in range(40)
@@ -392,14 +388,14 @@ def change_run(directory: Path, **fields: Any) -> None:
         write_json(path / "manifest.json", manifest)
 
 
-def test_another_number_of_processes_is_refused(copy: Path, store: TokenStore) -> None:  # noqa: F811
+def test_another_number_of_processes_is_refused(copy: Path, store: TokenStore) -> None:
     change_run(copy, processes=8)
     assert "with processes = 8, now it is 1;" in refused(copy, store)
 
 
 def test_the_token_budget_that_memory_gave_stays_when_memory_changes(
-    tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    tmp_path: Path, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The budget decides how gradients are summed, hence the last bits of the weights."""
     settings = dataclasses.replace(SETTINGS, micro_batch_tokens=None)
     monkeypatch.setattr(trainer, "available_bytes", lambda _: 1_500_000)
@@ -421,11 +417,21 @@ def test_the_token_budget_that_memory_gave_stays_when_memory_changes(
 
 @pytest.mark.slow
 def test_sigterm_ends_with_75_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "f2llm", "train", str(TINY), "--model", "tiny-base", "--out", str(tmp_path / "out")]
-    command += ["--set", "training.stage1.max_steps=400", "--set", "training.stage2.max_steps=5"]
+    command = [
+        sys.executable,
+        "-m",
+        "f2llm",
+        "train",
+        str(TINY),
+        "--model",
+        "tiny-base",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += ["--set", "training.stage1.max_steps=400", "--set", "training.checkpoint_every=20"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    first = tmp_path / "out" / ".partial" / "train" / "tiny-base" / "stage1" / "checkpoints" / "step-00000005"
+    first = tmp_path / "out" / ".partial" / "train" / "tiny-base" / "stage1" / "checkpoints" / "step-00000020"
     deadline = time.monotonic() + 120
     while not first.exists():
         assert process.poll() is None

@@ -1,4 +1,4 @@
-"""A training run that is killed with SIGKILL, wherever, and started again ends as one that was left alone, to the bit."""
+"""A training run that is killed with SIGKILL, wherever, and started again ends with the bits of one left alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from f2llm.data.store import TokenStore
 from f2llm.train.settings import Upkeep
 from tests.faults.training import SETTINGS, UPKEEP, entries, start
-from tests.train.conftest import store, tokenizer  # noqa: F401 (fixtures)
 
 KILLS, PAUSE = 20, 0.005
 
@@ -27,7 +26,9 @@ def finish(process: ForkServerProcess) -> None:
 
 def files(directory: Path) -> dict[str, bytes]:
     """All that a run leaves besides its log; nothing half, nothing temporary."""
-    found = {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
     return {name: content for name, content in found.items() if name != "metrics.jsonl"}
 
 
@@ -73,7 +74,7 @@ class Victim:
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(tmp_path: Path, store: TokenStore) -> None:  # noqa: F811
+def test_killed_twenty_times(tmp_path: Path, store: TokenStore) -> None:
     """In turn: at any moment after the start, after a step, and in a save."""
     generator, whole, cut = random.Random(0), tmp_path / "whole", tmp_path / "cut"
     finish(start(store.directory, whole, SETTINGS, UPKEEP))
@@ -95,7 +96,7 @@ def test_killed_twenty_times(tmp_path: Path, store: TokenStore) -> None:  # noqa
 
 
 @pytest.mark.slow
-def test_killed_at_each_operation_on_files(tmp_path: Path, store: TokenStore) -> None:  # noqa: F811
+def test_killed_at_each_operation_on_files(tmp_path: Path, store: TokenStore) -> None:
     settings = dataclasses.replace(SETTINGS, steps=2)
     upkeep = Upkeep(checkpoint_every=1, keep_last=1, milestones=1, validate_every=1)
     whole = tmp_path / "whole"

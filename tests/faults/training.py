@@ -67,7 +67,12 @@ def start(*arguments: Any) -> ForkServerProcess:
 
 
 def run(
-    store: Path, directory: Path, settings: TrainSettings, upkeep: Upkeep, pause: float = 0.0, dies_at: int | None = None
+    store: Path,
+    directory: Path,
+    settings: TrainSettings,
+    upkeep: Upkeep,
+    pause: float = 0.0,
+    dies_at: int | None = None,
 ) -> None:
     """Train to the end; `pause` seconds before each step, and dead before the `dies_at`-th operation on files."""
     torch.set_num_threads(1)

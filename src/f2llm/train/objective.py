@@ -33,9 +33,10 @@ class LossSettings:
 
     - `temperatures`: by source, where some need another than `temperature` (texts of a few words, noisy labels).
     - `mask_duplicates`: the same document at another row is no negative; for sources whose documents repeat.
-    - `false_negative_margin`: nor is a document that the teacher (without one, the model itself) finds closer to the
-      query than the positive minus this; for sources with many unlabelled answers.
-    - `share_hard_negatives`: hard negatives of other rows are negatives too; for small batches.
+    - `false_negative_margin`: nor, in the in-batch loss, is a document that the teacher (without one, the model itself)
+      finds closer to the query than the positive minus this; for sources with many unlabelled answers.
+    - `share_hard_negatives`: hard negatives of other rows are negatives too, each once, and duplicates are masked; for
+      small batches.
     - `same_tower`: so are the other queries, and other positives for the positive; where texts of one kind are
       compared.
     - `spread_out_weight`: push all texts apart; before quantising vectors, or where they crowd together.
