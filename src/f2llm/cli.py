@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -201,11 +201,20 @@ def doctor(
         raise typer.Exit(4)
 
 
-@app.command(epilog="Example: f2llm sizes --json")
-def sizes(as_json: Json = False) -> None:
-    """The eight sizes of the family: shapes, parameters, teachers."""
+@app.command(epilog="Example: f2llm sizes --processes 8 --precision bf16")
+def sizes(
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Train sharded over so many processes.")] = 1,
+    micro_batch_tokens: Annotated[
+        int, typer.Option("--micro-batch-tokens", min=1, help="Tokens that a process embeds at once in training.")
+    ] = 16_384,
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "bf16",
+    as_json: Json = False,
+) -> None:
+    """The eight sizes of the family: shapes, parameters, teachers, and the memory of a process that trains them."""
     from f2llm.model.sizes import FAMILY, TEACHERS
+    from f2llm.train.memory import family_plans, memory_table
 
+    plans = family_plans(micro_batch_tokens, _precision(precision), processes, "fsdp" if processes > 1 else "single")
     rows = [
         {
             "name": name,
@@ -218,16 +227,22 @@ def sizes(as_json: Json = False) -> None:
             "kv_heads": shape.kv_heads,
             "head_dim": shape.head_dim,
             "teacher": TEACHERS.get(name),
+            "training_memory_bytes": plan.total,
         }
-        for name, shape in FAMILY.items()
+        for (name, shape), plan in zip(FAMILY.items(), plans, strict=True)
     ]
     if as_json:
         print(json.dumps({"sizes": rows}))
         return
-    table = Table(*(column.replace("_", " ") for column in rows[0]), box=None)
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value or "-") for value in row.values()))
+    table = Table("size", "parameters", "in the token table", "hidden", "layers", "mlp", "heads", "teacher", box=None)
+    for name, shape in FAMILY.items():
+        counts = (shape.parameters, shape.embedding_parameters, shape.hidden, shape.layers, shape.mlp)
+        heads = f"{shape.heads}/{shape.kv_heads} x {shape.head_dim}"
+        table.add_row(name, *(f"{count:,}" for count in counts), heads, TEACHERS.get(name, "-"))
     out.print(table)
+    spread = f"one of {processes} processes" if processes > 1 else "one process"
+    out.print(f"\nGB that {spread} needs to train, {micro_batch_tokens:,} tokens at once, {precision}:")
+    out.print(memory_table(plans))
 
 
 @bench.command("train", epilog="Example: f2llm bench train --shape 80M --rows 4")
@@ -250,11 +265,15 @@ def bench_train(
     from f2llm.bench.training import Setup
     from f2llm.bench.training import bench_train as run
 
-    if precision not in ("fp32", "bf16"):
-        raise ConfigError(f"--precision {precision}: give fp32 or bf16")
     whole = 10**9 if micro_batch_tokens is None else micro_batch_tokens
-    setup = Setup(shape, rows, runs, precision, whole, checkpoint_activations, compiled)  # type: ignore[arg-type]
+    setup = Setup(shape, rows, runs, _precision(precision), whole, checkpoint_activations, compiled)
     _print_facts(run(setup, data), as_json)
+
+
+def _precision(given: str) -> Literal["fp32", "bf16"]:
+    if given not in ("fp32", "bf16"):
+        raise ConfigError(f"--precision {given}: give fp32 or bf16")
+    return "fp32" if given == "fp32" else "bf16"
 
 
 def _print_facts(facts: dict[str, Any], as_json: bool) -> None:

@@ -231,8 +231,17 @@ class _Run:
         """The log, after what a killed predecessor could not clear away any more is gone."""
         sweep(self.directory)
         self._drop_older(step)
-        write_json(self.directory / "mixture.json", self.sampler.planned(self.settings.steps))
+        self._tell_mixture()
         return MetricsLog(self.directory / "metrics.jsonl", step)
+
+    def _tell_mixture(self) -> None:
+        """Write down how many batches each source gives, and name the largest ones."""
+        planned = self.sampler.planned(self.settings.steps)
+        write_json(self.directory / "mixture.json", planned)
+        largest = sorted(planned, key=lambda source: -planned[source]["share"])
+        told = [f"{name} {planned[name]['share']:.0%}, {planned[name]['passes']:.2g} passes" for name in largest[:5]]
+        more = f"; {len(largest) - 5} more in mixture.json" if len(largest) > 5 else ""
+        log(f"  batches: {'; '.join(told)}{more}")
 
     def _report(self, done: int) -> None:
         """What is due after `done` steps: means to the trackers, validation, weights to keep."""
