@@ -17,7 +17,7 @@ from f2llm.model.pack import embed
 from f2llm.train.batch import pack_texts
 from f2llm.train.distributed import World
 from f2llm.train.losses import matryoshka_weights
-from tests.distributed.work import CASES, gradient, make_batch, make_decoder, run
+from tests.distributed.work import CASES, HALF, gradient, make_batch, make_decoder, run
 from tests.train.conftest import store, tokenizer  # noqa: F401 (fixtures)
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -52,6 +52,14 @@ def test_two_processes_give_the_gradient_of_one(case: str, two: Arrays, store: T
     assert found.keys() == one.keys()
     for name, expected in one.items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_half_precision_stays_near_when_sharded(two: Arrays, store: TokenStore) -> None:  # noqa: F811
+    found, one = of_case(two, "half"), gradient(store, World(), *HALF)
+    assert all(value.dtype == np.float32 for value in found.values())
+    for name, expected in one.items():
+        cosine = (found[name] * expected).sum() / np.sqrt((found[name] ** 2).sum() * (expected**2).sum())
+        assert cosine > 0.99, name
 
 
 def test_the_switch_gives_the_detached_gather_of_the_published_code(

@@ -23,7 +23,9 @@ OPTIONS = LossSettings(
     dims=(8, 16), mask_duplicates=True, false_negative_margin=0.0, share_hard_negatives=True, spread_out_weight=0.1
 )
 # name -> (loss, distilled, strategy, token budget of a micro-batch)
-CASES: dict[str, tuple[LossSettings, bool, str, int]] = {
+Case = tuple[LossSettings, bool, str, int]
+HALF: Case = (PAPER, True, "fsdp", 80)
+CASES: dict[str, Case] = {
     "ddp": (PAPER, False, "ddp", 10_000),
     "ddp, parts": (PAPER, True, "ddp", 80),
     "fsdp": (PAPER, True, "fsdp", 10_000),
@@ -49,11 +51,17 @@ def teacher_of(batch: PackedBatch) -> torch.Tensor:
 
 
 def gradient(
-    store: TokenStore, world: World, loss: LossSettings, distilled: bool, strategy: str, budget: int
+    store: TokenStore,
+    world: World,
+    loss: LossSettings,
+    distilled: bool,
+    strategy: str,
+    budget: int,
+    precision: str = "fp32",
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The loss and every parameter's gradient, in the main process."""
     batch = make_batch(store)
-    replica = Replica(make_decoder(), world, strategy, "fp32")  # type: ignore[arg-type]
+    replica = Replica(make_decoder(), world, strategy, precision)  # type: ignore[arg-type]
     objective = make_objective(loss, batch, "retrieval", teacher_of(batch) if distilled else None, world.size)
     value, _ = backward(replica, batch, objective, budget)
     found = {name: whole(p.grad).numpy() for name, p in replica.decoder.named_parameters()}  # type: ignore[arg-type]
@@ -70,6 +78,7 @@ def run(rank: int, size: int, port: int, directory: Path, out: Path) -> None:
         found |= {f"{name}/{key}": value for key, value in gradient(store, world, *case).items()}
     detached = LossSettings(dims=(8, 16), detach_across_processes=True)
     found |= {f"detached/{k}": v for k, v in gradient(store, world, detached, False, "ddp", 10_000).items()}
+    found |= {f"half/{k}": v for k, v in gradient(store, world, *HALF, precision="bf16").items()}
     if world.is_main:
         np.savez(out, **found)
     leave_world(world)

@@ -428,7 +428,7 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(tmp_path: Path) -> No
         "--out",
         str(tmp_path / "out"),
     ]
-    command += ["--set", "training.stage1.max_steps=400", "--set", "training.checkpoint_every=20"]
+    command += ["--set", "training.stage1.max_steps=200", "--set", "training.checkpoint_every=20"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     first = tmp_path / "out" / ".partial" / "train" / "tiny-base" / "stage1" / "checkpoints" / "step-00000020"
@@ -451,4 +451,4 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     assert f"continuing after step {step}" in again.stderr
     log = entries(tmp_path / "out" / "train" / "tiny-base" / "stage1")
-    assert [entry["step"] for entry in log if "kind" not in entry] == list(range(400))
+    assert [entry["step"] for entry in log if "kind" not in entry] == list(range(200))

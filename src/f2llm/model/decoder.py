@@ -36,7 +36,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # The weight may come in half precision from a sharded layer; x, the residual stream, never is then.
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
@@ -99,8 +100,8 @@ class Layer(nn.Module):
     def forward(self, h: Tensor, rope: Rope, plan: AttentionPlan, ends: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D], or [N, D] for the tokens `ends` [N], the last of each sequence."""
         residual = h if ends is None else h.index_select(0, ends)
-        h = residual + self.self_attn(self.input_layernorm(h), rope, plan, ends)
-        out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
+        h = residual + self.self_attn(narrowed(self.input_layernorm(h)), rope, plan, ends)
+        out: Tensor = h + self.mlp(narrowed(self.post_attention_layernorm(h)))
         return out
 
 
@@ -160,6 +161,12 @@ class Decoder(nn.Module):
                 values = torch.empty(parameter.shape).normal_(0.0, INIT_STD, generator=generator)
                 with torch.no_grad():
                     parameter.copy_(values)
+
+
+def narrowed(x: Tensor) -> Tensor:
+    """x in the type that autocast multiplies in, so that several projections of it share one copy."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def boundaries(cu_seqlens: Tensor | Sequence[int]) -> list[int]:

@@ -171,10 +171,10 @@ def _shard(decoder: Decoder, world: World, precision: Precision) -> Decoder:
 
     Weights move to the device layer by layer, so that it never holds more than its shard and one layer.
     """
-    half = torch.bfloat16 if precision == "bf16" else None
+    half = torch.bfloat16 if precision == "bf16" else None  # for the layers; the token table stays as exact as it is
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(decoder, mesh=mesh, mp_policy=policy)
+    fully_shard(decoder, mesh=mesh)
     return decoder
