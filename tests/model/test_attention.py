@@ -158,16 +158,18 @@ def test_sequences_that_continue_the_prefix_see_it_and_no_sequence_is_without_a_
     assert kernel.calls == [Call([5, 1, 3, 4], [5, 6, 8, 4]), Call([1, 1, 1], [6, 8, 4])]
 
 
-def test_many_continuations_add_their_gradients_without_loss_in_bfloat16() -> None:
-    """300 equal terms: a sum rounded to bfloat16 at every step stays at 256 times one of them."""
-    plan = AttentionPlan.from_cu_seqlens(list(range(302)), 300)
-    x = torch.ones(301, 1, 8, dtype=torch.bfloat16, requires_grad=True)
-    made = plan._varlen(True, x.device)
-    assert made.places is not None
-    plan._with_prefix(x).index_select(0, made.places).sum().backward()
+@pytest.mark.parametrize("last", [False, True])
+def test_many_continuations_add_their_gradients_without_loss_in_bfloat16(last: bool) -> None:
+    """The gradient of a row that is selected many times is added up in half precision on GPUs, 256 + 1 = 256 there."""
+    plan = AttentionPlan.from_cu_seqlens([0, *range(2, 303)], 300)
+    x = torch.ones(302, 1, 8, dtype=torch.bfloat16, requires_grad=True)
+    places = plan._varlen(last, x.device).places
+    assert places is not None
+    assert len(places.unique()) == len(places) == 2 * 300 + 300 + (0 if last else 2)
+    plan._with_prefix(x).index_select(0, places).sum().backward()
     assert x.grad is not None
-    assert x.grad[0].unique().tolist() == [300]
-    assert x.grad[1:].unique().tolist() == [1]
+    assert x.grad[:2].unique().tolist() == [300]  # 301 of them, the prefix itself included, round to that too
+    assert x.grad[2:].unique().tolist() == [1]
 
 
 def test_offsets_are_made_once_for_all_layers() -> None:

@@ -129,8 +129,8 @@ class AttentionPlan:
     def _with_prefix(self, x: Tensor) -> Tensor:
         """The rows of x [T, ...] and the prefix's once more for each sequence that continues it.
 
-        Each row is then selected once at most: `repeat` sums the gradient in float32, but an `index_select` that takes
-        a row many times would add it up in half precision, where the sum of some hundred terms swallows the next one.
+        Each row is then selected once at most. On CUDA the gradient of a row that `index_select` takes many times is
+        added up in half precision, where the sum of some hundred terms swallows the next; `repeat` sums in float32.
         """
         before, own = x.split_with_sizes([self.prefix, len(x) - self.prefix])
         return torch.cat([before, own, before.repeat(self._continuations, 1, 1)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from f2llm.core.config import Recipe, load_recipe
@@ -10,7 +11,7 @@ from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.files import read_json, write_json
 from f2llm.core.log import silence
 from f2llm.pipeline.plan import make_plan
-from f2llm.pipeline.runner import BuildResult, Step, needed, run_steps
+from f2llm.pipeline.runner import BuildResult, needed, run_steps
 from f2llm.train.distributed import World, join_world, leave_world
 
 BUILD_ROOT = Path("build")
@@ -29,12 +30,13 @@ def build(
     `overrides` are `key=value` strings as of `--set`. The recipe's default model becomes the default of `f2llm search`
     and `f2llm embed` in this working directory. Raises ConfigError before any work when the recipe is wrong.
     """
-    recipe, file = load_recipe(recipe_path, overrides)
-    plan, place = make_plan(recipe, file), _place(recipe, out)
-    result = _together(lambda world: run_steps(plan, place, seed=recipe.seed, until=until, world=world))
-    model = place / "export" / recipe.report.default_model / "model"
-    if until is None:
-        write_json(DEFAULT_MODEL, {"model": str(model.resolve())})
+    with _processes() as world:
+        recipe, file = load_recipe(recipe_path, overrides)
+        plan, place = make_plan(recipe, file), _place(recipe, out)
+        result = run_steps(plan, place, seed=recipe.seed, until=until, world=world)
+        model = place / "export" / recipe.report.default_model / "model"
+        if until is None and world.is_main:
+            write_json(DEFAULT_MODEL, {"model": str(model.resolve())})
     return result
 
 
@@ -49,30 +51,29 @@ def train(
 
     Under `torchrun` all processes train together; what cannot be shared out is done by the main one.
     """
-    recipe, file = load_recipe(recipe_path, overrides)
-    plan, known = make_plan(recipe, file), [model.name for model in recipe.models]
-    for name in models or []:
-        if name not in known:
-            raise ConfigError(f"{recipe_path}: there is no model {name!r}; models: {', '.join(known)}")
-
-    def is_wanted(step: Step) -> bool:
-        return any(step.name.startswith(f"train/{name}/") for name in models or known)
-
-    steps, place = needed(plan, is_wanted), _place(recipe, out)
-    return _together(lambda world: run_steps(steps, place, seed=recipe.seed, world=world))
+    with _processes() as world:
+        recipe, file = load_recipe(recipe_path, overrides)
+        plan, known = make_plan(recipe, file), [model.name for model in recipe.models]
+        for name in models or []:
+            if name not in known:
+                raise ConfigError(f"{recipe_path}: there is no model {name!r}; models: {', '.join(known)}")
+        wanted = tuple(f"train/{name}/" for name in models or known)
+        steps = needed(plan, lambda step: step.name.startswith(wanted))
+        return run_steps(steps, _place(recipe, out), seed=recipe.seed, world=world)
 
 
 def _place(recipe: Recipe, out: Path | str | None) -> Path:
     return Path(out) if out is not None else BUILD_ROOT / recipe.name
 
 
-def _together(action: Callable[[World], BuildResult]) -> BuildResult:
-    """Run `action` in this process, and in those that torchrun started beside it; one of them talks."""
+@contextmanager
+def _processes() -> Iterator[World]:
+    """This process and those that torchrun started beside it, of which one talks."""
     world = join_world()
     if not world.is_main:
         silence()
     try:
-        return action(world)
+        yield world
     finally:
         leave_world(world)
 

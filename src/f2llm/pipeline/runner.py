@@ -147,9 +147,9 @@ def _finish(step: Step, place: Workplace, fingerprint: str, outputs: dict[str, s
         "wall_time_s": round(time.monotonic() - started, 3),
         "peak_memory_mb": _peak_memory_mb(),
     }
-    (partial / "fingerprint").unlink()
     write_json(partial / MANIFEST, manifest)
     replace_directory(partial, place.out / step.name)
+    (place.out / step.name / "fingerprint").unlink()  # not before: without it the partial directory is thrown away
     return manifest
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ class MetricsLog:
         with explained(self.path):
             self._handle.write(_json(entry) + "\n")
             self._handle.flush()
+
+    def sync(self) -> None:
+        """Flush to the disk, so that a checkpoint never outlives the lines before it."""
+        with explained(self.path):
+            os.fsync(self._handle.fileno())
 
     def close(self) -> None:
         self._handle.close()

@@ -48,7 +48,8 @@ def matrix_rate(device: torch.device | str, dtype: torch.dtype, *, size: int | N
     """
     device = torch.device(device)
     size = size or (8192 if device.type == "cuda" else 2048)
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    own = torch.Generator(device).manual_seed(0)  # the state of the common one is part of a run's checkpoints
+    left, right = (torch.randn(size, size, device=device, dtype=dtype, generator=own) for _ in range(2))
     out = torch.empty_like(left)
     seconds = [_product_seconds(left, right, out) for _ in range(repeats + 1)]
     return 2 * size**3 / min(seconds[1:])

@@ -193,6 +193,8 @@ class _Run:
         return entry
 
     def save(self, step: int) -> None:
+        if self.metrics is not None:
+            self.metrics.sync()
         position = {"learning_rate": self._learning_rate(step), "epoch": step / self.sampler.steps_per_epoch}
         save_checkpoint(self.checkpoints, step, self.replica, self.optimizer, self.run, position)
         if self.world.is_main:
