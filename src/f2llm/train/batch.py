@@ -68,7 +68,8 @@ class PackedBatch:
                 break
             rounds += 1
         parts = [(slice(a, b), self._pack(*((a, b) if a < b else (0, 1)))) for a, b in pairwise(edges.tolist())]
-        return [parts[start : start + processes] for start in range(0, len(parts), processes)]
+        rounds_of = [parts[start : start + processes] for start in range(0, len(parts), processes)]
+        return [shares for shares in rounds_of if any(texts.stop > texts.start for texts, _ in shares)]
 
     def _pack(self, start: int, end: int) -> Pack:
         first, last = self.cu_seqlens[start], self.cu_seqlens[end]

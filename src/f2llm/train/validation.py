@@ -25,16 +25,21 @@ class Validation:
     def __init__(self, store: TokenStore, settings: TrainSettings, sampler: BatchSampler) -> None:
         self.store, self.settings = store, settings
         self.waiting = {source: count for source, count in sampler.held_out.items() if count}
+        self.newest: dict[str, float] = {}
 
     def run(self, replica: Replica, max_tokens: int, seconds: float) -> dict[str, Any]:
-        """Losses by source within the budget, and how many sources were left for the next time."""
+        """Losses by source within the budget, and how many sources were left for the next time.
+
+        The mean is over the newest loss of each source, so that it does not jump with what fits into the budget.
+        """
         started, found = time.monotonic(), {}
         for source in list(self.waiting):
             found[source] = self._loss(replica, source, max_tokens)
             self.waiting[source] = self.waiting.pop(source)
             if replica.world.any(time.monotonic() - started > seconds):
                 break
-        mean = sum(found.values()) / max(len(found), 1)
+        self.newest |= found
+        mean = sum(self.newest.values()) / max(len(self.newest), 1)
         return {
             "kind": "validation", "loss": mean, "by_source": found,
             "sources_left_out": len(self.waiting) - len(found), "seconds": round(time.monotonic() - started, 3),
