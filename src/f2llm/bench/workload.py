@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,19 @@ def data_folder(given: Path | None) -> Path | None:
     return given or (default if default.is_dir() else None)
 
 
-def make_workload(data: Path | None, rows: int, directory: Path, vocabulary: int, seed: int = 0) -> Workload:
-    """One batch of each source; `directory` (empty) receives the token store."""
+def make_workload(
+    data: Path | None, rows: int, directory: Path, vocabulary: int, seed: int = 0, only: Sequence[str] = ()
+) -> Workload:
+    """One batch of each source, or of some; `directory` (empty) receives the token store."""
     generator = np.random.default_rng(seed)
     if data is None:
         return _generated(rows, vocabulary, generator)
     tokenizer = Tokenizer.load(data / "qwen3-tokenizer", MAX_TOKENS)
-    pairs = [(_stage_source(source), _examples(data, source, rows, generator)) for source in SOURCES]
+    pairs = [
+        (_stage_source(source), _examples(data, source, rows, generator))
+        for source in SOURCES
+        if not only or source.id in only
+    ]
     build_store(directory, pairs, tokenizer, negatives=NEGATIVES, instruction_share=0.0, seed=seed)
     store = TokenStore(directory)
     tables = {source: np.asarray(table, dtype=np.int64) for source, table in store.rows.items()}
