@@ -12,7 +12,6 @@ from torch import Tensor
 
 from f2llm.model.decoder import Decoder, rotary
 from f2llm.model.fused import (
-    _CHUNK,
     CHUNKED,
     PLAIN,
     Fused,
@@ -24,12 +23,18 @@ from f2llm.model.fused import (
 )
 from tests.conftest import SMALL, random_decoder
 
+_CHUNK = 64
 TOKENS = [1, _CHUNK - 1, _CHUNK, _CHUNK + 1, 3 * _CHUNK + 5]
 # type -> tolerance of values and gradients, relative to the largest
 PRECISE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 EPS = 1e-6
 CU = [0, 5, 6, 9, 9 + _CHUNK, 90]  # the first is a prefix that three continue
 COMPILER = any(map(shutil.which, ("g++", "c++", "clang++")))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("f2llm.model.fused.chunk_tokens", lambda x: _CHUNK)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

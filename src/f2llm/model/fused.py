@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Rope = tuple[Tensor, Tensor]
-_CHUNK = 64  # tokens; 64 tokens of 16 heads are 512 KiB in float32, half of a usual second-level cache
+_CHUNK = 2**19  # numbers; 2 MiB in float32. Of 2**16 to 2**20 the best on two cores, from 4 to 16 heads (docs/log.md)
 
 
 class Fused(NamedTuple):
@@ -67,8 +67,13 @@ def compile_fused() -> Fused:
     return Fused(*(torch.compile(function, dynamic=True) for function in PLAIN))
 
 
+def chunk_tokens(x: Tensor) -> int:
+    """How many tokens of x are worked on at a time."""
+    return max(_CHUNK * len(x) // x.numel() if x.device.type == "cpu" and x.numel() else len(x), 1)
+
+
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    size = _CHUNK if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
+    size = chunk_tokens(tensors[0])
     return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
 
 
