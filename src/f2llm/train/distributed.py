@@ -92,8 +92,10 @@ class World:
 def join_world() -> World:
     """The world that `torchrun` describes; a world of one without it."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    cuda, place = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda and place >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"process {place} of this machine has no GPU of its own, there are {count}; start {count}")
+    device = torch.device("cuda", place) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if size == 1:
@@ -156,14 +158,6 @@ def spread_like(part: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
-
-
-def check_strategy(strategy: str, world: World) -> None:
-    """ConfigError where more processes were started on this machine than it has GPUs."""
-    if world.device.type == "cuda" and (world.device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"{world.size} processes, but {torch.cuda.device_count()} GPUs here; start one process a GPU ({strategy})"
-        )
 
 
 def _shard(decoder: Decoder, world: World, precision: Precision) -> Decoder:
