@@ -2,11 +2,13 @@
 
 Run it with: python benchmarks/scaling.py --shape 80M --rows 2 --runs 3
 
-- step: tokens a second of a training step with `--rows` rows and with ten times as many, the same lengths ten times
-  over (ids of their own), in one pass and in micro-batches of `--micro-batch-tokens`, in turn; medians.
-- store: seconds to open a token store of 0.1, 1 and 10 million documents, start the sampler and build the first batch
-  of 512 rows, and resident memory afterwards, each in a process of its own; and the same for the published loader's
-  table, a dict from document id to place, which every process has to build (here without the texts themselves).
+- step: tokens a second of a training step with `--rows` rows and with ten times as many, the same lengths ten times over
+  (ids of their own), in one pass and in micro-batches of `--micro-batch-tokens` (so small that both are cut into many,
+  for every batch that is cut pays for a second forward pass), in turn; medians.
+- store: seconds to open a token store of 0.1, 1 and 10 million documents, start the sampler and build the first batch of
+  512 rows, in a process of its own; what memory of its own it takes, and how much of the files the kernel has mapped
+  around the places that were read (shared between processes, dropped when memory is short). And the same for the
+  published loader's table, a dict from document id to place, which every process builds (here without the texts).
 """
 
 from __future__ import annotations
@@ -43,22 +45,27 @@ from f2llm.data.store import TokenStore
 from f2llm.train.batch import pack_rows
 from f2llm.train.sampler import BatchSampler, draw_rows
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith("Rss")}
+    return numpy.array([found["RssAnon"], found["RssFile"]])
 before, started = resident(), time.perf_counter()
 store = TokenStore(Path(sys.argv[1]))
 sampler = BatchSampler({source: len(rows) for source, rows in store.rows.items()}, 512, 0)
 draw = sampler.draw(0)
 pack_rows(store, draw.source, draw_rows(store, draw, 7, 0))
-print(time.perf_counter() - started, resident() - before)
+print(time.perf_counter() - started, *(resident() - before))
 """
 TABLE = """
 import sys, time
 from pathlib import Path
+import numpy
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith("Rss")}
+    return numpy.array([found["RssAnon"], found["RssFile"]])
 before, started = resident(), time.perf_counter()
 table = {f"source_{i}": i for i in range(int(sys.argv[1]))}
-print(time.perf_counter() - started, resident() - before)
+print(time.perf_counter() - started, *(resident() - before))
 """
 
 
@@ -67,7 +74,7 @@ def main() -> None:
     parser.add_argument("--shape", default="80M")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--micro-batch-tokens", type=int, default=512)
     options = parser.parse_args()
     tune_allocator()
     result = {"store": {f"{count:,}": start(count) for count in track(DOCUMENTS, "stores")}, "step": step(options)}
@@ -118,14 +125,20 @@ def start(documents: int) -> dict[str, Any]:
         fabricate(Path(folder), documents)
         ours = [run(START, folder) for _ in range(3)]
     table = run(TABLE, str(documents))
-    seconds_, megabytes = (round(statistics.median(column), 2) for column in zip(*ours, strict=True))
-    return {"seconds": seconds_, "MB": megabytes, "dict seconds": round(table[0], 2), "dict MB": round(table[1], 1)}
+    taken, own, mapped = (round(statistics.median(column), 2) for column in zip(*ours, strict=True))
+    return {
+        "seconds": taken,
+        "own MB": own,
+        "mapped file MB": mapped,
+        "dict seconds": round(table[0], 2),
+        "dict MB": round(table[1], 1),
+    }
 
 
-def run(code: str, argument: str) -> tuple[float, float]:
+def run(code: str, argument: str) -> list[float]:
+    """Seconds, MB of its own and MB of mapped files that a new process takes."""
     output = subprocess.run([sys.executable, "-c", code, argument], check=True, capture_output=True, text=True).stdout
-    elapsed, megabytes = output.split()
-    return float(elapsed), float(megabytes)
+    return [float(value) for value in output.split()]
 
 
 def fabricate(directory: Path, documents: int) -> None:

@@ -2,9 +2,10 @@
 
 Run it with: python benchmarks/train_vs_peers.py --shape 80M --rows 4 --runs 3 (add --json for machines)
 
-Workload: that of `f2llm bench train` (`f2llm.bench.workload`): a batch of each source, rows of one query, one positive
-and seven negatives, a published size with its vocabulary of 151,936, random weights. A step: forward, matryoshka
-losses, backward, clipping, AdamW (fused) at rate 0, so that all steps see the same weights.
+Workload: that of `f2llm bench train` (`f2llm.bench.workload`), without XQuAD, whose batches of four rows take 36 GB in
+the padded form (add it with --sources xquad ntrex mbxp where there is room): a batch of each source, rows of one query,
+one positive and seven negatives, a published size with its vocabulary of 151,936, random weights. A step: forward,
+matryoshka losses, backward, clipping, AdamW (fused) at rate 0, so that all steps see the same weights.
 - f2llm: the step of the engine; "without": with one of its tricks taken away.
 - padded: the published form on `Qwen3Model` of transformers: all texts of a batch padded to the longest, one forward
   pass, loops over the dims. "padded, by kind" is kinder than the published code: queries, positives and negatives are
@@ -84,7 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--sources", nargs="*", default=[], help="only these sources of the workload")
+    parser.add_argument("--sources", nargs="*", default=["ntrex", "mbxp"], help="of the workload")
     parser.add_argument("--by-kind", action="store_true", help="measure the kinder padded form, too")
     parser.add_argument("--peer-checkpointing", action="store_true")
     parser.add_argument("--tricks", action="store_true", help="measure our step without each of its tricks, too")
