@@ -2,11 +2,11 @@
 
 Run it with: python benchmarks/scaling.py --shape 80M --rows 2 --runs 3
 
-- step: tokens a second of a training step with `--rows` rows and with ten times as many, the same lengths ten times over
-  (ids of their own), in one pass and in micro-batches of `--micro-batch-tokens` (so small that both are cut into many,
-  for every batch that is cut pays for a second forward pass), in turn; medians.
-- store: seconds to open a token store of 0.1, 1 and 10 million documents, start the sampler and build the first batch of
-  512 rows, in a process of its own; what memory of its own it takes, and how much of the files the kernel has mapped
+- step: tokens a second of a training step with `--rows` rows and with ten times as many, the same lengths ten times
+  over (ids of their own), in one pass and in micro-batches of `--micro-batch-tokens` (so small that both are cut into
+  many, for every batch that is cut pays for a second forward pass), in turn; medians.
+- store: seconds to open a token store of 0.1, 1 and 10 million documents, start the sampler and build the first batch
+  of 512 rows, in a process of its own; what memory of its own it takes, and how much of the files the kernel has mapped
   around the places that were read (shared between processes, dropped when memory is short). And the same for the
   published loader's table, a dict from document id to place, which every process builds (here without the texts).
 """
