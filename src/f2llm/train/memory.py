@@ -269,11 +269,20 @@ def memory_table(rows: Sequence[MemoryPlan]) -> Table:
 
 def describe(plan: MemoryPlan) -> str:
     """One sentence: the total and its parts."""
-    return (
-        f"{plan.name or 'training'} needs {_gb(plan.total)} GB per process at {plan.micro_batch_tokens:,} tokens: "
-        f"weights {_gb(plan.weights)}, gradients {_gb(plan.gradients)}, optimizer {_gb(plan.optimizer)}, "
-        f"activations {_gb(plan.activations)}, passing {_gb(plan.passing)}"
-    )
+    parts = {
+        "weights": plan.weights,
+        "gradients": plan.gradients,
+        "optimizer": plan.optimizer,
+        "activations": plan.activations,
+        "passing": plan.passing,
+    }
+    told = ", ".join(f"{name} {_told(size)}" for name, size in parts.items())
+    name = plan.name or "training"
+    return f"{name} needs {_told(plan.total)} per process at {plan.micro_batch_tokens:,} tokens: {told}"
+
+
+def _told(size: int) -> str:
+    return f"{_gb(size)} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
 
 
 def _bytes(items: Sequence[Item], precision: Precision) -> int:
