@@ -3,9 +3,9 @@
 Run it with: python benchmarks/train_vs_peers.py --shape 80M --rows 4 --runs 3 (add --json for machines)
 
 Workload: that of `f2llm bench train` (`f2llm.bench.workload`), without XQuAD, whose batches of four rows do not fit
-into 24 GB in the padded form (add it with --sources xquad ntrex mbxp where there is room): a batch of each source, rows of one query,
-one positive and seven negatives, a published size with its vocabulary of 151,936, random weights. A step: forward,
-matryoshka losses, backward, clipping, AdamW (fused) at rate 0, so that all steps see the same weights.
+into 24 GB in the padded form (add it with --sources xquad ntrex mbxp where there is room): a batch of each source, rows
+of one query, one positive and seven negatives, a published size with its vocabulary of 151,936, random weights. A step:
+forward, matryoshka losses, backward, clipping, AdamW (fused) at rate 0, so that all steps see the same weights.
 - f2llm: the step of the engine; "without": with one of its tricks taken away.
 - padded: the published form on `Qwen3Model` of transformers: all texts of a batch padded to the longest, one forward
   pass, loops over the dims. "padded, by kind" is kinder than the published code: queries, positives and negatives are

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,11 @@ from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape
 from f2llm.train import state, trainer
 from f2llm.train.metrics import read_metrics
-from f2llm.train.objective import LossSettings
 from f2llm.train.settings import TrainSettings, Upkeep
+from tests.train.test_trainer import SETTINGS as TRAINER
 
 SHAPE = Shape(16, 2, 24, 4, 2, 8, 300)
-SETTINGS = TrainSettings(
-    stage=2,
-    steps=60,
-    global_batch=16,
-    learning_rate=1e-3,
-    hard_negatives=3,
-    clustering_hard_negatives=4,
-    loss=LossSettings(dims=(8, 16), mask_duplicates=True),
-    warmup_steps=3,
-    min_learning_rate=1e-6,
-    weight_decay=0.01,
-    betas=(0.9, 0.98),
-    clip_norm=1.0,
-    seed=3,
-    validation_fraction=0.1,
-    micro_batch_tokens=10_000,
-)
+SETTINGS = replace(TRAINER, steps=60, validation_fraction=0.1)
 UPKEEP = Upkeep(checkpoint_every=3, keep_last=2, keep_every=15, milestones=2, validate_every=4)
 MEASURED = {"seconds", "floor_share", "memory_mb"}
 

@@ -235,6 +235,6 @@ def test_tables_and_sentences() -> None:
     assert [made.name for made in plans] == list(FAMILY)
     assert json.loads(json.dumps([asdict(made) for made in plans]))[0]["total"] == plans[0].total
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(memory.family_table(8192, "bf16", 8, "fsdp"))
+    console.print(memory.memory_table(plans))
     assert f"{plans[3].total / 1e9:.2f}" in console.export_text()
     assert memory.describe(plans[0]).startswith("80M needs ")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from f2llm.core.errors import DataError, StorageError
-from f2llm.train.metrics import Averages, MetricsLog, flatten, read_metrics, throughput
+from f2llm.train.metrics import Averages, MetricsLog, flatten, read_metrics
 
 
 def entry(step: int, **more: object) -> dict[str, object]:
@@ -149,12 +149,3 @@ def test_an_empty_window_has_no_summary_and_no_note() -> None:
     assert averages.note() == "loss 1.000, 200 tokens/s"
     assert averages.summary()["by_language"] == {}
     assert averages.summary() == {}
-
-
-def test_throughput_passes_validation_over() -> None:
-    found = throughput([entry(0), {"step": 1, "kind": "validation", "loss": 2.0}, entry(1)])
-    assert found == {
-        "steps": 2, "rows": 8, "tokens": 200, "seconds": 1.0,
-        "steps_per_s": 2.0, "rows_per_s": 8.0, "tokens_per_s": 200.0,
-    }  # fmt: skip
-    assert "tokens_per_s" not in throughput([])

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape
-from f2llm.train.operations import Speed, matrix_rate, training_operations
+from f2llm.train.operations import matrix_rate, training_operations
 
 SHAPE = Shape(hidden=24, layers=3, mlp=40, heads=4, kv_heads=2, head_dim=8, vocab_size=50)
 LENGTHS = [5, 5, 3, 9]
@@ -48,12 +48,6 @@ def test_attention_costs_what_torch_counts_without_its_mask() -> None:
 def test_last_layer_sees_one_token_a_sequence() -> None:
     one, two = (training_operations(SHAPE, 100, sequences) for sequences in (1, 2))
     assert two - one == 6 * (2 * 24 * 4 * 8 + 3 * 24 * 40)
-
-
-def test_speed_is_the_share_that_the_floor_explains() -> None:
-    speed = Speed(rate=2e9)
-    assert speed.floor_s(1e9) == 0.5
-    assert speed.share(1e9, 2.0) == 0.25
 
 
 def test_matrix_rate_is_plausible() -> None:

@@ -250,11 +250,6 @@ def family_plans(micro_batch_tokens: int, precision: Precision, processes: int, 
     ]
 
 
-def family_table(micro_batch_tokens: int, precision: Precision, processes: int, strategy: Strategy) -> Table:
-    """`memory_table` of `family_plans`."""
-    return memory_table(family_plans(micro_batch_tokens, precision, processes, strategy))
-
-
 def memory_table(rows: Sequence[MemoryPlan]) -> Table:
     """One line per plan, in GB; `passing` is what comes and goes besides the activations (see `MemoryPlan`)."""
     table = Table(box=None)

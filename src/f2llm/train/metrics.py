@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +185,3 @@ class _Rates:
         if self.seconds > 0:
             found |= {f"{name}_per_s": found[name] / self.seconds for name in ("steps", "rows", "tokens")}
         return found
-
-
-def throughput(entries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Steps, rows, tokens, seconds, and the first three per second, over the training entries among `entries`."""
-    rates = _Rates()
-    for entry in entries:
-        if "kind" not in entry:
-            rates.add(entry)
-    return rates.summary()

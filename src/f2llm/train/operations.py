@@ -7,7 +7,6 @@ optimizer, the loss and the loading of batches come on top of it in practice.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -67,18 +66,3 @@ def _product_seconds(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor)
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Compares steps with the floor that `rate`, in operations per second, sets."""
-
-    rate: float
-
-    def floor_s(self, operations: float) -> float:
-        """Seconds that the operations take at least."""
-        return operations / self.rate
-
-    def share(self, operations: float, seconds: float) -> float:
-        """The part of `seconds` that the floor explains: 1.0 is as fast as the machine multiplies."""
-        return self.floor_s(operations) / seconds

@@ -37,7 +37,7 @@ from f2llm.train.gradcache import backward
 from f2llm.train.memory import available_bytes, describe, micro_batch_tokens_for, plan_memory
 from f2llm.train.metrics import Averages, MetricsLog, flatten
 from f2llm.train.objective import Parts, make_objective
-from f2llm.train.operations import Speed, matrix_rate, training_operations
+from f2llm.train.operations import matrix_rate, training_operations
 from f2llm.train.optim import learning_rate, make_optimizer, set_learning_rate
 from f2llm.train.sampler import BatchSampler, Draw, draw_rows
 from f2llm.train.settings import TrainSettings, Upkeep, make_sampler
@@ -126,7 +126,7 @@ class _Run:
     ) -> None:
         self.store, self.settings, self.upkeep, self.world = store, settings, upkeep, world
         self.directory, self.checkpoints, self.description = directory, directory / "checkpoints", description
-        self.resumed = world.together(lambda: world.gather(self._newest() if world.is_main else None)[0])
+        self.resumed = world.gather(world.main_first(self._newest))[0]
         self.max_tokens = self._micro_batch_tokens(decoder)
         self._prepare(decoder)
         self.replica = Replica(decoder, world, settings.strategy, settings.precision)
@@ -135,7 +135,7 @@ class _Run:
         self.sampler = make_sampler(store, settings)
         self.builder = BatchBuilder(store, settings, self.sampler, teacher)
         self.validation = Validation(store, settings, self.sampler)
-        self.speed = Speed(world.size * matrix_rate(world.device, _compute_dtype(settings)))
+        self.matrix_rate = world.size * matrix_rate(world.device, _compute_dtype(settings))
         every = settings.steps / (upkeep.milestones + 1)
         self.milestones = {round(every * i) for i in range(1, upkeep.milestones + 1)}
 
@@ -185,7 +185,7 @@ class _Run:
             "languages": self._by_language(task, parts),
         }
         seconds = time.perf_counter() - started
-        share = self.speed.share(self._operations(batch), seconds)
+        share = self._operations(batch) / self.matrix_rate / seconds
         entry |= {"seconds": round(seconds, 4), "floor_share": round(share, 3), "memory_mb": _memory_mb(self.world)}
         self.averages.add(entry)
         if self.metrics is not None:
