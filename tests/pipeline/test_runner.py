@@ -99,6 +99,21 @@ def test_a_killed_step_finds_its_own_work_but_no_others(tmp_path: Path) -> None:
     assert not (tmp_path / ".partial").exists()
 
 
+def test_checkpoints_survive_a_change_and_other_work(tmp_path: Path) -> None:
+    def run(place: Workplace) -> None:
+        (place.directory / "checkpoints" / "step-00000005").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    def training(value: str) -> Step:
+        return Step("train/m", run, {"value": value}, parallel=True)
+
+    for value in ("1", "2"):
+        with pytest.raises(KeyboardInterrupt):
+            run_steps([training(value)], tmp_path, seed=0)
+    run_steps([Step("other", lambda place: None, {})], tmp_path, seed=0)
+    assert (tmp_path / ".partial" / "train" / "m" / "checkpoints" / "step-00000005").is_dir()
+
+
 def test_a_damaged_manifest_reruns_the_step(tmp_path: Path) -> None:
     run_steps(plan(), tmp_path, seed=0)
     (tmp_path / "a" / "manifest.json").write_text("{")

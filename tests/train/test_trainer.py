@@ -105,6 +105,13 @@ def test_another_configuration_is_refused(tmp_path: Path, store: TokenStore, dec
         train(fresh(decoder), store, dataclasses.replace(SETTINGS, learning_rate=2e-3), tmp_path, upkeep=UPKEEP)
 
 
+def test_weights_or_teachers_of_other_origin_are_refused(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
+    train(fresh(decoder), store, SETTINGS, tmp_path, upkeep=UPKEEP, inputs={"prune/m": "one"})
+    with pytest.raises(TrainingError, match=r"inputs\.prune/m = 'one', now it is 'two'"):
+        train(fresh(decoder), store, SETTINGS, tmp_path, upkeep=UPKEEP, inputs={"prune/m": "two"})
+    assert latest_checkpoint(tmp_path / "checkpoints") is not None
+
+
 def test_a_non_finite_loss_stops_before_the_update(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
     with torch.no_grad():
         decoder.norm.weight[0] = float("nan")

@@ -3,8 +3,9 @@
 A step writes into `OUT/.partial/NAME`; when it is done, manifest.json is added and the directory is renamed to
 `OUT/NAME`. A step is up to date when its manifest carries the same fingerprint: a digest of its part of the recipe, of
 the outputs of the steps before it, and of its input files. A changed recipe therefore reruns exactly the steps that
-depend on the change, and a step whose output came out the same stops the change from spreading further.
-A killed step finds its partial directory again, if its fingerprint is still the same.
+depend on the change, and a step whose output came out the same stops the change from spreading further. A killed step
+finds its partial directory again, if its fingerprint is still the same. Checkpoints of a training that was cut off are
+never thrown away: where the fingerprint has changed, the training itself refuses them and says what differs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -33,12 +34,16 @@ VOLATILE = frozenset({MANIFEST, "metrics.jsonl", "timing.json", "training.png"})
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a running step sees: where to write, and where the artifacts of earlier steps lie."""
+    """What a running step sees: where to write, where the artifacts of earlier steps lie, and what it depends on.
+
+    `inputs` are digests of the steps and files that the step reads.
+    """
 
     out: Path
     directory: Path
     seed: int
     world: World = field(default_factory=World)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def artifact(self, step: str) -> Path:
         return self.out / step
@@ -91,8 +96,6 @@ def run_steps(
         else:
             result.skipped.append(step.name)
         outputs[step.name] = manifest["output"]
-    if world.is_main:
-        shutil.rmtree(out / ".partial", ignore_errors=True)
     result.seconds = time.monotonic() - started
     return result
 
@@ -117,10 +120,10 @@ def needed(steps: Sequence[Step], targets: Callable[[Step], bool]) -> list[Step]
 
 def _run(step: Step, out: Path, fingerprint: str, outputs: dict[str, str], seed: int, world: World) -> dict[str, Any]:
     partial = out / ".partial" / step.name
-    world.main_first(lambda: _partial_directory(partial, fingerprint))
+    world.main_first(lambda: _partial_directory(partial, fingerprint, keep=step.parallel))
     started = time.monotonic()
     _reset_peak_memory()
-    place = Workplace(out, partial, seed, world)
+    place = Workplace(out, partial, seed, world, _inputs(step, outputs))
     if step.parallel:
         step.run(place)
     else:
@@ -149,14 +152,18 @@ def _finish(step: Step, place: Workplace, fingerprint: str, outputs: dict[str, s
     }
     write_json(partial / MANIFEST, manifest)
     replace_directory(partial, place.out / step.name)
-    (place.out / step.name / "fingerprint").unlink()  # not before: without it the partial directory is thrown away
+    _drop_empty(partial.parent, place.out)
+    (place.out / step.name / "fingerprint").unlink(
+        missing_ok=True
+    )  # not before: without it the partial directory is thrown away
     return manifest
 
 
-def _partial_directory(path: Path, fingerprint: str) -> Path:
-    """An earlier attempt's directory when it was the same work, else an empty one."""
+def _partial_directory(path: Path, fingerprint: str, keep: bool) -> Path:
+    """An earlier attempt's directory when it was the same work or, with `keep`, has checkpoints; else an empty one."""
     mark = path / "fingerprint"
-    if not (mark.exists() and mark.read_text() == fingerprint):
+    kept = keep and any(path.glob("checkpoints/step-*"))
+    if not kept and not (mark.exists() and mark.read_text() == fingerprint):
         shutil.rmtree(path, ignore_errors=True)
         with explained(path):
             path.mkdir(parents=True)
@@ -164,10 +171,20 @@ def _partial_directory(path: Path, fingerprint: str) -> Path:
     return path
 
 
+def _drop_empty(directory: Path, root: Path) -> None:
+    """Remove `directory` and its parents below `root` as far as nothing is in them; others' unfinished work stays."""
+    while directory != root and not any(directory.iterdir()):
+        directory.rmdir()
+        directory = directory.parent
+
+
 def _fingerprint(step: Step, outputs: dict[str, str], seed: int) -> str:
-    inputs = {name: outputs[name] for name in step.inputs}
-    files = {str(path): _stat_digest(path) for path in step.files}
-    return digest_json([step.name, step.config, inputs, files, seed, _version("f2llm")])
+    return digest_json([step.name, step.config, _inputs(step, outputs), seed, _version("f2llm")])
+
+
+def _inputs(step: Step, outputs: dict[str, str]) -> dict[str, str]:
+    """Digests of all that a step reads, by the step's name or the file's path."""
+    return {name: outputs[name] for name in step.inputs} | {str(path): _stat_digest(path) for path in step.files}
 
 
 def _stat_digest(path: Path) -> str:

@@ -158,6 +158,7 @@ def train_stage(
         upkeep=_upkeep(recipe),
         teacher=TeacherVectors(place.artifact(teacher)) if teacher else None,
         world=place.world,
+        inputs=place.inputs,
         description=f"{model.name}, stage {stage}",
     )
     if place.world.is_main:

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -58,14 +58,16 @@ def train(
     upkeep: Upkeep | None = None,
     teacher: TeacherVectors | None = None,
     world: World = ALONE,
+    inputs: Mapping[str, str] | None = None,
     description: str = "training",
 ) -> dict[str, Tensor]:
     """Train `decoder` in place; returns its weights, whole, in the main process (nothing in the others).
 
-    `directory` receives metrics.jsonl, checkpoints/ and milestones/; the newest valid checkpoint there is picked up.
-    SIGTERM to any process saves at the next step and raises InterruptedRunError in all.
+    `directory` receives metrics.jsonl, checkpoints/ and milestones/; the newest valid checkpoint there is picked up,
+    and refused where it belongs to other settings, data or `inputs` (digests of what the weights and teacher came
+    from). SIGTERM to any process saves at the next step and raises InterruptedRunError in all.
     """
-    run = _Run(decoder, store, settings, directory, upkeep or Upkeep(), teacher, world, description)
+    run = _Run(decoder, store, settings, directory, upkeep or Upkeep(), teacher, world, inputs or {}, description)
     try:
         with _sigterm_flag() as stop:
             run.loop(stop)
@@ -122,6 +124,7 @@ class _Run:
         upkeep: Upkeep,
         teacher: TeacherVectors | None,
         world: World,
+        inputs: Mapping[str, str],
         description: str,
     ) -> None:
         self.store, self.settings, self.upkeep, self.world = store, settings, upkeep, world
@@ -131,7 +134,7 @@ class _Run:
         self._prepare(decoder)
         self.replica = Replica(decoder, world, settings.strategy, settings.precision)
         self.optimizer: AdamW = make_optimizer(decoder, weight_decay=settings.weight_decay, betas=settings.betas)
-        self.run = self._identity(decoder, teacher)
+        self.run = self._identity(decoder, teacher, inputs)
         self.sampler = make_sampler(store, settings)
         self.builder = BatchBuilder(store, settings, self.sampler, teacher)
         self.validation = Validation(store, settings, self.sampler)
@@ -308,7 +311,7 @@ class _Run:
         )
         return min(world.gather(fitting))
 
-    def _identity(self, decoder: Decoder, teacher: TeacherVectors | None) -> dict[str, Any]:
+    def _identity(self, decoder: Decoder, teacher: TeacherVectors | None, inputs: Mapping[str, str]) -> dict[str, Any]:
         """All that a resumed run must have in common with this one."""
         settings = replace(self.settings, micro_batch_tokens=self.max_tokens)
         return {
@@ -317,6 +320,7 @@ class _Run:
             "data": self.store.digest,
             "tokenizer": self.store.meta["tokenizer"],
             "teacher": None if teacher is None else digest_json([len(teacher.ids), teacher.dim]),
+            "inputs": dict(inputs),
             "processes": self.world.size,
             "device": self.world.device.type,
         }
