@@ -86,7 +86,7 @@ def test_a_good_recipe_loads(tmp_path: Path) -> None:
         ('task_type = "retrieval"', 'task_type = "clustering"', "makes retrieval examples"),
         ('converter = "cldr_translation"', 'converter = "cldr"', "unknown converter 'cldr'"),
         ('instruction = "Find it."', "symmetric = true", "give this source one"),
-        ('teacher = "large"', 'teacher = "larg"', "there is no model 'larg'"),
+        ('teacher = "large"', 'teacher = "larg"', "'larg' is neither a model of this recipe"),
         ('init = "prune:large"', 'init = "prune:lage"', "there is no model 'lage'"),
         ('size = "half"', 'size = "quarter"', "unknown size 'quarter'"),
         ("heads = 2", "heads = 3", "must equal those of large"),

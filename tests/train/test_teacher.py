@@ -13,13 +13,13 @@ from f2llm.model.decoder import Decoder
 from f2llm.model.pack import embed
 from f2llm.train.batch import pack_texts
 from f2llm.train.sampler import BatchSampler
-from f2llm.train.teacher import TeacherVectors, compute_teacher_vectors, needed_texts
+from f2llm.train.teacher import StoredTeacher, compute_teacher_vectors, needed_texts
 
 
 def test_vectors_equal_the_teachers_own(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
     ids = np.arange(0, len(store), 3)
     compute_teacher_vectors(tmp_path, decoder, store, ids, batch_tokens=200)
-    vectors = TeacherVectors(tmp_path)
+    vectors = StoredTeacher(tmp_path)
     wanted = ids[[5, 1, 17]]
     with torch.no_grad():
         direct = embed(decoder, pack_texts(store, wanted))
@@ -46,7 +46,7 @@ def test_a_cut_off_computation_continues(
 def test_missing_texts_are_told(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
     compute_teacher_vectors(tmp_path, decoder, store, np.arange(0, 100, 2), batch_tokens=200)
     with pytest.raises(DataError, match="do not cover"):
-        TeacherVectors(tmp_path)[np.array([2, 3])]
+        StoredTeacher(tmp_path)[np.array([2, 3])]
 
 
 def test_needed_texts_are_those_of_the_steps(store: TokenStore) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from f2llm.core.errors import ConfigError
 from f2llm.core.toml_lines import KeyPath, find_line, key_lines
-from f2llm.core.types import TaskType
+from f2llm.core.types import Aggregate, Depth, Distill, Importance, TaskType
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -39,7 +39,8 @@ class SourceConfig(Section):
 
     `symmetric`: query and document are of the same kind, so documents may carry the instruction too. `max_rows`: at
     most so many rows in stage 2. `eval_doc_lang`: held-out queries are searched among all documents in this language.
-    `temperature`: of this source's losses, where it needs another than `training.temperature`.
+    `temperature`: of this source's losses, where it needs another than `training.temperature`. `license` of its data,
+    for the cards of the models.
     """
 
     id: Name
@@ -53,7 +54,19 @@ class SourceConfig(Section):
     evaluate: bool = True
     eval_doc_lang: str | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
+    license: str | None = None
     options: dict[str, Any] = {}
+
+
+class RegistryConfig(Section):
+    """The paper's sources, each an own one, from a local copy of the released data set (parquet files) at `path`.
+
+    `exclude` leaves sources out by id. `max_rows`: of each file or language at most so many rows in stage 2.
+    """
+
+    path: str
+    exclude: list[str] = []
+    max_rows: Positive | None = 80_000
 
 
 class CleanConfig(Section):
@@ -116,8 +129,8 @@ class MixtureConfig(Section):
 class TrainingConfig(Section):
     """Losses, optimizer, checkpoints and validation of both stages; the defaults are the paper's.
 
-    `matryoshka_min_dim`: the smallest nested dimension. `symmetric_instruction_share`: of the documents of symmetric
-    sources, how many carry the instruction.
+    `matryoshka_min_dim`: the smallest nested dimension; 0 trains the full size only. `symmetric_instruction_share`: of
+    the documents of symmetric sources, how many carry the instruction.
 
     Options of the loss, off by default. `mask_duplicates`: the same document at another row of the batch is no
     negative; for sources whose documents repeat. `false_negative_margin`: nor is a document that the teacher (without
@@ -127,6 +140,12 @@ class TrainingConfig(Section):
     kind are compared. `spread_out_weight`: push all texts apart; before quantising vectors. `detach_across_processes`:
     on several processes no gradient reaches positives through the in-batch loss, as in the published code; only to
     reproduce it.
+
+    Distillation, for models with a teacher. `distill`: "mse" of the vectors (the paper), "cosine" (their directions
+    only), or "relational" (the cosines among the texts of a batch; the teacher may then be of any width).
+    `distill_matryoshka`: at every nested dimension. `distill_hidden_weight`: each kept layer of a model pruned from its
+    teacher also imitates, at the last token, the layer it was cut from. `teacher_vectors`: computed once and "stored",
+    or "online" at every step, which needs no disk and the teacher's memory and time.
 
     `micro_batch_tokens`: a larger batch is embedded in parts, with the same gradient; "auto" takes as many as memory
     holds. `precision` "bf16": matrix products in bfloat16, weights and losses in float32. `checkpoint_activations`:
@@ -140,8 +159,12 @@ class TrainingConfig(Section):
     """
 
     temperature: Annotated[float, Field(gt=0)] = 0.05
-    matryoshka_min_dim: Positive | None = 8
+    matryoshka_min_dim: Annotated[int, Field(ge=0)] = 8
+    distill: Distill = "mse"
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
+    distill_matryoshka: bool = False
+    distill_hidden_weight: Annotated[float, Field(ge=0)] = 0.0
+    teacher_vectors: Literal["stored", "online"] = "stored"
     symmetric_instruction_share: Share = 0.3
     mask_duplicates: bool = False
     false_negative_margin: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -186,16 +209,33 @@ class SizeConfig(Section):
 
 
 class PruneConfig(Section):
-    """How channels are scored: on how many stage-1 texts, by which norm of their activations."""
+    """How a parent is cut: on how many stage-1 texts its parts are scored, and by what.
+
+    `importance` of a channel: the "l1" or "l2" norm of its activations, their "variance", for hidden channels its place
+    ("prefix": the first ones, which matryoshka training fills first), or as controls the "magnitude" of its weights and
+    "random". `aggregate`: over the norms that read a hidden channel, "sum", "max" or
+    only the "last". `depth`: keep the "first" layers, or those with the largest "influence" (change of direction) or
+    "norm_change".
+    """
 
     calibration_texts: Positive = 2000
-    norm: Literal["l1", "l2"] = "l2"
+    importance: Importance = "l2"
+    aggregate: Aggregate = "sum"
+    depth: Depth = "first"
+
+
+class PlanConfig(Section):
+    """What a dry run takes for granted where nothing is computed yet: the mean length of a text in tokens."""
+
+    tokens_per_text: Positive = 64
 
 
 class ModelConfig(Section):
     """A model of the family or an ablation.
 
-    `init`: "random", "prune:NAME" (from the stage-1 weights of NAME), or the path of a Qwen3 directory.
+    `init`: "random", "prune:NAME" (from the stage-1 weights of NAME), or the path of a Qwen3 directory. `teacher`: a
+    model of the recipe, or the path of a model directory with the recipe's tokenizer. `training` and `prune`: keys of
+    those sections that this model has otherwise.
     """
 
     name: Name
@@ -206,6 +246,8 @@ class ModelConfig(Section):
     role: Literal["family", "ablation"] = "family"
     stage1: StageOverride = StageOverride()
     stage2: StageOverride = StageOverride()
+    training: dict[str, Any] = {}
+    prune: dict[str, Any] = {}
 
     @property
     def pruned_from(self) -> str | None:
@@ -229,19 +271,25 @@ class ReportConfig(Section):
 
 
 class Recipe(Section):
-    """The whole file; `query_instruction` is what exported models put before a query unless told otherwise."""
+    """The whole file.
+
+    `query_instruction` is what exported models put before a query unless told otherwise; `license` is theirs.
+    """
 
     name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    license: str | None = None
     query_instruction: str = "Given a question, retrieve passages that can help answer the question."
     tokenizer: TokenizerConfig
-    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    sources: list[SourceConfig] = []
+    registry: RegistryConfig | None = None
     clean: CleanConfig = CleanConfig()
     mine: MineConfig = MineConfig()
     training: TrainingConfig = TrainingConfig()
     sizes: dict[str, SizeConfig] = {}
     prune: PruneConfig = PruneConfig()
+    plan: PlanConfig = PlanConfig()
     models: Annotated[list[ModelConfig], Field(min_length=1)]
     report: ReportConfig
 
@@ -250,10 +298,17 @@ class Recipe(Section):
 
     def stage(self, model: ModelConfig, stage: int) -> StageConfig:
         """The settings of a stage with the model's own overrides applied."""
-        base, override = (
-            (self.training.stage1, model.stage1) if stage == 1 else (self.training.stage2, model.stage2)
-        )  # fmt: skip
+        training = self.training_of(model)
+        base, override = (training.stage1, model.stage1) if stage == 1 else (training.stage2, model.stage2)
         return base.model_copy(update=override.model_dump(exclude_none=True))
+
+    def training_of(self, model: ModelConfig) -> TrainingConfig:
+        """The training section with the model's own keys."""
+        return TrainingConfig.model_validate(self.training.model_dump() | model.training)
+
+    def prune_of(self, model: ModelConfig) -> PruneConfig:
+        """The pruning section with the model's own keys."""
+        return PruneConfig.model_validate(self.prune.model_dump() | model.prune)
 
 
 class RecipeFile:
@@ -293,18 +348,25 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> tuple[R
     """Read and validate the types of a recipe; relations between fields are checked by `f2llm.pipeline`."""
     file = RecipeFile(Path(path), overrides or [])
     try:
-        return Recipe.model_validate(file.data), file
+        recipe = Recipe.model_validate(file.data)
     except ValidationError as error:
         raise _explain(file, error) from None
+    for index, model in enumerate(recipe.models):
+        for section, merged in (("training", recipe.training_of), ("prune", recipe.prune_of)):
+            try:
+                merged(model)
+            except ValidationError as error:
+                raise _explain(file, error, ("models", index, section)) from None
+    return recipe, file
 
 
-def _explain(file: RecipeFile, error: ValidationError) -> ConfigError:
+def _explain(file: RecipeFile, error: ValidationError, inside: KeyPath = ()) -> ConfigError:
     """The first of pydantic's complaints as one sentence with its line, and how many more there are."""
     problems = error.errors()
     first = problems[0]
-    where: KeyPath = first["loc"]
+    where: KeyPath = (*inside, *first["loc"])
     if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(_fields_at(where[:-1])))
+        known = ", ".join(sorted(_fields_at(first["loc"][:-1] if not inside else (inside[-1], *first["loc"][:-1]))))
         message = f"unknown key {where[-1]!r}; known keys here: {known}"
     elif first["type"] == "missing":
         message = "this key is required and missing"

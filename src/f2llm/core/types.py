@@ -1,4 +1,4 @@
-"""The record that every source is converted to, and the names of the three formats (F2LLM-v2, section 3)."""
+"""The record that every source is converted to, the three formats (F2LLM-v2, section 3), and the names of choices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 TaskType = Literal["retrieval", "clustering", "classification"]
+Importance = Literal["l1", "l2", "variance", "prefix", "magnitude", "random"]
+Aggregate = Literal["sum", "max", "last"]
+Depth = Literal["first", "influence", "norm_change"]
+Distill = Literal["mse", "cosine", "relational"]
 TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)
 
 

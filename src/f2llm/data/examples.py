@@ -52,6 +52,13 @@ def count_examples(path: Path | str) -> int:
         return int(file.metadata.num_rows)
 
 
+def count_languages(path: Path | str) -> dict[str, int]:
+    """Rows by the language of their query."""
+    with _explained(path):
+        counts = pq.read_table(path, columns=["query_lang"])["query_lang"].value_counts()
+    return {str(count["values"]): int(count["counts"]) for count in counts.to_pylist()}
+
+
 def _table(group: list[Example]) -> pa.Table:
     try:
         return _columns(group, lambda text: text)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,11 +27,11 @@ from f2llm.core.errors import ConfigError, DataError, ModelError, StorageError
 from f2llm.core.files import atomic_path, explained, read_json, replace_directory, write_json, write_text
 from f2llm.model import vectors
 from f2llm.model.decoder import Decoder
-from f2llm.model.sizes import Shape
-from f2llm.text.prompts import with_prompt
+from f2llm.model.sizes import Shape, matryoshka_dims
+from f2llm.model.weights import INDEX, WEIGHTS, read_tensors, weight_files
+from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt, with_prompt
 from f2llm.text.tokenizer import Tokenizer
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 REFERENCES = "reference_vectors.json"
 REFERENCE_TEXTS = (
     "Water boils at a lower temperature on a high mountain.",
@@ -41,7 +42,6 @@ REFERENCE_TEXTS = (
 # Field of `Shape` -> field of config.json.
 _SIZES = {"hidden": "hidden_size", "layers": "num_hidden_layers", "mlp": "intermediate_size",
           "vocab_size": "vocab_size", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}  # fmt: skip
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 # Published repositories also hold training checkpoints of many gigabytes: only the model itself is downloaded.
 _DOWNLOADED = ["config*.json", "sentence_*.json", "1_Pooling/*.json", "modules.json", "model*.safetensors", INDEX,
                "tokenizer*.json", "special_tokens_map.json", REFERENCES, "README.md"]  # fmt: skip
@@ -68,12 +68,12 @@ def save_weights(decoder: Decoder, path: Path | str, dtype: torch.dtype | None =
     save_tensors({name: p.detach().to("cpu", dtype or p.dtype) for name, p in decoder.state_dict().items()}, path)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors to one safetensors file, atomically."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(whole, temporary, metadata={"format": "pt"})
+            save_file(whole, temporary, metadata={"format": "pt", **(metadata or {})})
             temporary.chmod(0o644)  # the library makes the file private, unlike all others of a model
         except SafetensorError as error:  # the Rust side turns "no space left" into its own class
             raise StorageError(f"cannot write {path}: {error}; free some space or choose another --out") from None
@@ -116,6 +116,67 @@ def save(
             replace_directory(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a model directory says besides its shape and weights; the defaults are those of a bare Qwen3 directory."""
+
+    tokenizer: Tokenizer
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    matryoshka_dims: list[int]
+    card: str | None
+
+    @property
+    def max_seq_length(self) -> int:
+        return self.tokenizer.max_seq_length
+
+
+def read_settings(directory: Path | str) -> Settings:
+    """Tokenizer, prompts, dimensions and card of a model directory."""
+    directory, shape = Path(directory), read_shape(directory)
+    own, card = _optional_json(directory / "config_sentence_transformers.json"), directory / "README.md"
+    prompts = own.get("prompts")
+    dims = read_config(directory).get("matryoshka_dimensions")
+    return Settings(
+        Tokenizer.load(directory, read_max_seq_length(directory, shape.max_positions)),
+        {"query": query_prompt(DEFAULT_INSTRUCTION)} if prompts is None else dict(prompts),
+        own.get("default_prompt_name"),
+        [int(dim) for dim in dims] if dims else matryoshka_dims(shape.hidden),
+        card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
+    )
+
+
+def read_max_seq_length(directory: Path, max_positions: int) -> int:
+    """The length limit that a model directory states, in tokens: sentence-transformers' file, else the tokenizer's."""
+    stated = _optional_json(directory / "sentence_bert_config.json").get("max_seq_length")
+    stated = stated or _optional_json(directory / "tokenizer_config.json").get("model_max_length")
+    return int(min(stated or max_positions, max_positions))
+
+
+def save_like(
+    decoder: Decoder,
+    directory: Path | str,
+    settings: Settings,
+    *,
+    card: str,
+    tokenizer: Tokenizer | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """`save` with the settings of another directory, as far as they fit the decoder's width."""
+    hidden = decoder.shape.hidden
+    save(
+        decoder,
+        directory,
+        tokenizer=tokenizer or settings.tokenizer,
+        max_seq_length=settings.max_seq_length,
+        prompts=settings.prompts,
+        matryoshka_dims=sorted({*(dim for dim in settings.matryoshka_dims if dim < hidden), hidden}),
+        card=card,
+        default_prompt_name=settings.default_prompt_name,
+        dtype=dtype,
+    )
 
 
 def references(decoder: Decoder, tokenizer: Tokenizer, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -217,59 +278,12 @@ def read_shape(directory: Path | str) -> Shape:
     return shape
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a directory: the single one, or all shards that the index names."""
-    if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
-    if not (directory / INDEX).is_file():
-        raise ModelError(f"{directory} holds neither {WEIGHTS} nor {INDEX}; copy the model again (safetensors)")
+def _optional_json(path: Path) -> dict[str, Any]:
     try:
-        names = sorted(set(read_json(directory / INDEX)["weight_map"].values()))
-    except (DataError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{directory / INDEX} has no weight_map; copy the model again") from None
-    for name in names:
-        if Path(name).name != name or not (directory / name).is_file():
-            raise ModelError(f"{INDEX} names the shard {name!r}, which is not in {directory}; copy the model again")
-    return [directory / name for name in names]
-
-
-def read_tensors(files: Sequence[Path], decoder: Decoder, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """All parameters of `decoder` from `files`; ModelError for one that is missing, unknown or of another shape."""
-    expected = {name: tuple(p.shape) for name, p in decoder.state_dict().items()}
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        for name, found, kind, read in _entries(file):
-            _check(file, name, found, kind, expected)
-            tensors[name] = read().to(device, dtype, copy=True)
-    missing = sorted(expected.keys() - tensors.keys())
-    if missing:
-        raise ModelError(
-            f"{files[0].parent}: {len(missing)} of {len(expected)} tensors are missing, the first is {missing[0]} "
-            f"{expected[missing[0]]}; copy the model again, or correct config.json"
-        )
-    return tensors
-
-
-def _entries(file: Path) -> Iterator[tuple[str, tuple[int, ...], str, Any]]:
-    """(name, shape, type, reader) of each tensor but the language-model head, `model.` taken off the name."""
-    try:
-        with safe_open(file, framework="pt") as handle:
-            for key in handle.keys():  # noqa: SIM118 - the handle is no mapping
-                view = handle.get_slice(key)
-                if key != "lm_head.weight":
-                    shape, kind = tuple(view.get_shape()), str(view.get_dtype())
-                    yield key.removeprefix("model."), shape, kind, lambda key=key: handle.get_tensor(key)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} cannot be read as safetensors ({error}); copy the model again") from None
-
-
-def _check(file: Path, name: str, found: tuple[int, ...], kind: str, expected: Mapping[str, tuple[int, ...]]) -> None:
-    if name not in expected:
-        raise ModelError(f"{file}: tensor {name} {found} belongs to no Qwen3 decoder of this config.json")
-    if found != expected[name]:
-        raise ModelError(f"{file}: tensor {name} has shape {found}, config.json demands {expected[name]}")
-    if kind not in _FLOATS:
-        raise ModelError(f"{file}: tensor {name} is stored as {kind}; use the unquantised model (F32, BF16 or F16)")
+        content = read_json(path) if path.is_file() else {}
+    except DataError as error:
+        raise ModelError(str(error)) from None
+    return content if isinstance(content, dict) else {}
 
 
 def resolve(name: Path | str, revision: str | None = None) -> Path:

@@ -106,13 +106,17 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The whole model; `checkpoint_activations` recomputes each layer in the backward pass to save memory."""
+    """The whole model; `checkpoint_activations` recomputes each layer in the backward pass to save memory.
+
+    `append_states`: embeddings are followed by the last token's hidden states after each of so many first layers.
+    """
 
     def __init__(self, shape: Shape, *, checkpoint_activations: bool = False) -> None:
         super().__init__()
         shape.validate()
         self.shape = shape
         self.checkpoint_activations = checkpoint_activations
+        self.append_states = 0
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.hidden, shape.rms_eps)
@@ -127,7 +131,8 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states [T, D] after the final norm, for ids [T] in sequences bounded by `cu_seqlens` [N+1].
 
-        With `last_token_only`, those of the last token of each sequence [N, D]: the embeddings, not normalised.
+        With `last_token_only`, those of the last token of each sequence [N, D]: the embeddings, not normalised (and
+        behind them the states that `append_states` asks for, not normed: [N, (1 + append_states) D]).
         With `continuations`, the first sequence is a prefix that so many sequences after it continue, and is none of
         the N itself (see `f2llm.model.attention`).
         """
@@ -139,11 +144,14 @@ class Decoder(nn.Module):
         recompute = self.checkpoint_activations and torch.is_grad_enabled()
         first = 2 if continuations else 1
         ends = torch.as_tensor(cu_seqlens, device=h.device)[first:] - 1 if last_token_only else None
+        states: list[Tensor] = []
         for number, layer in enumerate(self.layers, start=1):
             arguments = (h, rope, plan, ends if number == len(self.layers) else None)
             h = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
+            if ends is not None and number <= self.append_states:
+                states.append(h if number == len(self.layers) else h.index_select(0, ends))
         out: Tensor = self.norm(h)
-        return out
+        return torch.cat([out, *states], dim=1) if states else out
 
     def use_fused(self, fused: Fused) -> None:
         """Choose the form of the element-wise parts (see `f2llm.model.fused`); the values stay the same."""

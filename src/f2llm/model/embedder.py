@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from f2llm.core.errors import ConfigError, DataError, ModelError
-from f2llm.core.files import read_json
+from f2llm.core.errors import ConfigError
 from f2llm.core.log import Bar, warn
 from f2llm.model import checkpoint, sizes, vectors
 from f2llm.model.decoder import Decoder
@@ -81,10 +80,8 @@ class Embedder:
         """From a model directory, or from the Hugging Face Hub by id (`owner/name`, `revision` pins a commit)."""
         directory = checkpoint.resolve(path_or_hub_id, revision)
         decoder = checkpoint.load(directory, dtype=dtype, device=device)
-        tokenizer = Tokenizer.load(directory, read_max_seq_length(directory, decoder.shape.max_positions))
-        prompts = _optional_json(directory / "config_sentence_transformers.json").get("prompts")
-        dims = checkpoint.read_config(directory).get("matryoshka_dimensions")
-        return cls(decoder, tokenizer, prompts, truncate_dim, dims)
+        settings = checkpoint.read_settings(directory)
+        return cls(decoder, settings.tokenizer, settings.prompts, truncate_dim, settings.matryoshka_dims)
 
     @property
     def max_seq_length(self) -> int:
@@ -197,21 +194,6 @@ def packs(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         room -= lengths[row]
     if pack:
         yield pack
-
-
-def read_max_seq_length(directory: Path, max_positions: int) -> int:
-    """The length limit that a model directory states, in tokens: sentence-transformers' file, else the tokenizer's."""
-    stated = _optional_json(directory / "sentence_bert_config.json").get("max_seq_length")
-    stated = stated or _optional_json(directory / "tokenizer_config.json").get("model_max_length")
-    return int(min(stated or max_positions, max_positions))
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path) if path.is_file() else {}
-    except DataError as error:
-        raise ModelError(str(error)) from None
-    return content if isinstance(content, dict) else {}
 
 
 def _bar(progress: bool, total: int) -> AbstractContextManager[Bar | None]:

@@ -1,14 +1,12 @@
-"""Cut a trained decoder to a smaller shape: calibration text tells which channels matter, the others are cut away.
+"""Cut a decoder to a smaller shape: scores on calibration text tell which parts matter, the others are cut away.
 
 F2LLM-v2, section 2.2, makes its 80M, 160M and 330M models so from the 0.6B one after stage 1: it keeps the first n
 layers, the hidden channels and the MLP channels with the largest activation norms, and all attention heads. It leaves
-open which norm, and how the layers are aggregated for the hidden channels, which all layers share. Chosen here, in the
-manner of Minitron (arXiv 2407.14679):
-
-- hidden channel: L2 norm over tokens of the *output* of each RMSNorm, which is what the layers read, summed over the
-  norms of the layers that stay and the final norm. Measured before a norm, a few first tokens with huge residuals and
-  the last layers would decide alone; a norm puts all tokens and depths on one scale.
-- MLP channel: L2 norm over tokens of silu(gate) * up, per layer.
+open which norm, and how the layers are aggregated for the hidden channels, which all layers share. By default: the L2
+norm over tokens of the *output* of each RMSNorm, which is what the layers read, summed over the norms of the layers
+that stay and the final norm. Measured before a norm, a few first tokens with huge residuals and the last layers would
+decide alone; a norm puts all tokens and depths on one scale. `Rule` has the alternatives, docs/results/pruning.md what
+they are worth.
 
 **Scale.** RMSNorm divides by the root mean square over all D channels. Let f be the share of the square sum that the d
 kept channels hold (measured, per norm). Then the root mean square over d channels is sqrt(f * D / d) times the old one,
@@ -18,122 +16,170 @@ weigh less against the larger mean square; so the residual stream itself (token 
 the mean of the factors, which the norms undo. Where only dead channels go, the pruned model thus equals the old one,
 epsilon included; elsewhere f is an average over tokens and the rest is for training to mend.
 
-Cost: one forward pass over the calibration text, no gradient; memory two copies of the smaller model.
+Cost: one tensor of the old model at a time, and the new model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from f2llm.core.errors import ConfigError, DataError
-from f2llm.model.decoder import Decoder, RMSNorm
+from f2llm.core.errors import ConfigError
+from f2llm.core.types import Aggregate, Depth, Importance
+from f2llm.model.decoder import Decoder
+from f2llm.model.importance import Scores, top
 from f2llm.model.sizes import Shape
+from f2llm.model.weights import LoadedWeights, Weights, shapes_of
 
-Norm = Literal["l1", "l2"]
-Batch = tuple[Tensor, Tensor | Sequence[int]]
+_NEAR = 0.02  # of the wanted number of parameters
 
 
 @dataclass(frozen=True)
-class ChannelScores:
-    """Importance of each channel on calibration text, float64 on the CPU; norms in order: two per layer, the final one.
+class Rule:
+    """By what is chosen; the names are explained in `f2llm.core.config.PruneConfig`. `seed` is for "random"."""
 
-    `hidden` [2L+1, D] activation norm of each channel after each RMSNorm; `mlp` [L, I] that of each MLP channel;
-    `energy` [2L+1, D] mean square of each channel before each RMSNorm, in units of the token's mean square.
+    importance: Importance = "l2"
+    aggregate: Aggregate = "sum"
+    depth: Depth = "first"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What stays: layer numbers, hidden channels, MLP channels of each kept layer (ascending); the norms' rescaling.
+
+    `gains` [2l+1]: factor of each kept norm's weight; the residual stream is divided by `stream`, their mean.
     """
 
-    hidden: Tensor
-    mlp: Tensor
-    energy: Tensor
-    tokens: int
+    shape: Shape
+    layers: list[int]
+    channels: Tensor
+    mlp: list[Tensor]
+    gains: list[float]
 
-    def norms_kept(self, layers: int) -> Tensor:
-        """Row numbers of the norms that a model of the first `layers` layers still has."""
-        return torch.tensor([*range(2 * layers), self.hidden.shape[0] - 1])
-
-
-def score_channels(decoder: Decoder, batches: Iterable[Batch], norm: Norm = "l2") -> ChannelScores:
-    """Run `decoder` once over `batches` of (input_ids [T], cu_seqlens [N+1]) and measure all channels."""
-    if norm not in ("l1", "l2"):
-        raise ConfigError(f"norm is {norm!r}; give 'l1' or 'l2'")
-    shape, power = decoder.shape, int(norm[1])
-    norms = _modules(decoder, _norm_names(shape.layers))
-    downs = _modules(decoder, [f"layers.{layer}.mlp.down_proj.weight" for layer in range(shape.layers)])
-    hidden, energy = (torch.zeros(len(norms), shape.hidden, dtype=torch.float64) for _ in range(2))
-    mlp = torch.zeros(len(downs), shape.mlp, dtype=torch.float64)
-
-    def watch_norm(row: int) -> Callable[..., None]:
-        def hook(module: RMSNorm, inputs: tuple[Tensor], output: Tensor) -> None:
-            x = inputs[0].float()
-            energy[row] += _sums(x * (x.square().mean(-1, keepdim=True) + module.eps).rsqrt(), 2)
-            hidden[row] += _sums(output, power)
-
-        return hook
-
-    def watch_mlp(row: int) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            mlp[row] += _sums(inputs[0], power)
-
-        return hook
-
-    handles = [module.register_forward_hook(watch_norm(row)) for row, module in enumerate(norms)]
-    handles += [module.register_forward_pre_hook(watch_mlp(row)) for row, module in enumerate(downs)]
-    tokens = 0
-    try:
-        with torch.inference_mode():
-            for input_ids, cu_seqlens in batches:
-                decoder(input_ids, cu_seqlens)
-                tokens += input_ids.shape[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not tokens:
-        raise DataError("there is no calibration text; give at least one batch")
-    return ChannelScores(hidden ** (1 / power), mlp ** (1 / power), energy / tokens, tokens)
+    @property
+    def stream(self) -> float:
+        return sum(self.gains) / len(self.gains)
 
 
-def prune(decoder: Decoder, scores: ChannelScores, shape: Shape) -> Decoder:
-    """A new decoder of `shape`: the first layers, the best hidden channels (one choice for all), the best MLP channels.
+def choose(old: Shape, scores: Scores, shape: Shape, rule: Rule | None = None) -> Choice:
+    """Which parts of a decoder of shape `old` make up one of `shape`.
 
     Kept channels stay in their order, so the first dimensions of an embedding remain the first that were kept.
     """
-    _check_target(decoder.shape, shape)
-    norms = scores.norms_kept(shape.layers)
-    channels = _top(scores.hidden[norms].sum(0), shape.hidden)
-    energy = scores.energy[norms]
-    shrunk = (energy[:, channels].sum(1) / energy.sum(1) * decoder.shape.hidden / shape.hidden).sqrt()
-    stream = shrunk.mean().item()
+    rule = rule or Rule()
+    _check_target(old, shape)
+    layers = scores.layers_kept(shape.layers, rule.depth)
+    channels = top(scores.hidden(layers, rule.importance, rule.aggregate, rule.seed), shape.hidden)
+    by_layer = scores.mlp(rule.importance, rule.seed + 1)
+    energy = scores.energy[scores.norms_of(layers)]
+    gains = (energy[:, channels].sum(1) / energy.sum(1) * old.hidden / shape.hidden).sqrt()
+    return Choice(shape, layers, channels, [top(by_layer[layer], shape.mlp) for layer in layers], gains.tolist())
+
+
+def prune(decoder: Decoder, scores: Scores, shape: Shape, rule: Rule | None = None) -> Decoder:
+    """A new decoder of `shape` cut out of one in memory."""
+    weights = LoadedWeights(decoder)
+    return assemble(weights, choose(decoder.shape, scores, shape, rule))
+
+
+def assemble(weights: Weights, choice: Choice) -> Decoder:
+    """The decoder that `choice` leaves of `weights`, in their type."""
     with torch.device("meta"):
-        small = Decoder(shape, checkpoint_activations=decoder.checkpoint_activations)
-    mlp = [_top(scores.mlp[layer], shape.mlp) for layer in range(shape.layers)]
-    gains = dict(zip(_norm_names(shape.layers), shrunk.tolist(), strict=True))
-    old = decoder.state_dict()
-    tensors = {name: _cut(name, old[name], channels, mlp, gains, stream) for name in small.state_dict()}
-    small.load_state_dict(tensors, assign=True)
+        small = Decoder(choice.shape)
+    small.load_state_dict(dict(cut(weights, choice)), assign=True)
     return small
 
 
-def _cut(
-    name: str, old: Tensor, channels: Tensor, mlp: Sequence[Tensor], gains: dict[str, float], stream: float
-) -> Tensor:
-    channels = channels.to(old.device)
+def cut(weights: Weights, choice: Choice) -> Iterator[tuple[str, Tensor]]:
+    """(new name, tensor) of the pruned model, one tensor of the old model at a time."""
+    new_names = {_old_name(name, choice.layers): name for name in shapes_of(choice.shape)}
+    gains = dict(zip(_norm_names(choice.shape.layers), choice.gains, strict=True))
+    for old_name, tensor in weights.stream(new_names):
+        name = new_names[old_name]
+        yield name, _cut(name, tensor, choice, gains)
+
+
+def search_shape(old: Shape, scores: Scores, parameters: int, rule: Rule | None = None) -> Shape:
+    """The shape of at most `parameters` parameters, and at least 98% of them, that keeps most of what was measured.
+
+    Kept is the product of three shares: of the squared activations in the hidden channels, of those in the MLP
+    channels, and of the layers' influence. All hidden sizes and MLP sizes in steps of about a 48th are tried, with any
+    depth. ConfigError where no shape of the parent's heads has so few parameters, or so many.
+    """
+    rule = rule or Rule()
+    fitting = list(_fitting(old, parameters))
+    if not fitting:
+        smallest, largest = replace(old, hidden=_step(old.hidden), layers=1, mlp=_step(old.mlp)), old
+        raise ConfigError(
+            f"params={parameters:,} cannot be reached within 2% by pruning; this model allows "
+            f"{smallest.parameters:,} to {largest.parameters:,}"
+        )
+    shares = _Shares(scores, rule)
+    return max(fitting, key=lambda shape: (shares.kept(shape), shape.layers, shape.hidden))
+
+
+class _Shares:
+    """How much of the measured activations and influence a shape keeps at best; log of the product of the shares."""
+
+    def __init__(self, scores: Scores, rule: Rule) -> None:
+        self.scores, self.rule = scores, rule
+        self.mlp = (scores.mlp_square.sort(1, descending=True).values.cumsum(1)).log()
+        self._hidden: dict[int, Tensor] = {}
+
+    def kept(self, shape: Shape) -> float:
+        layers = self.scores.layers_kept(shape.layers, self.rule.depth)
+        if shape.layers not in self._hidden:
+            squares = self.scores.hidden_square[self.scores.norms_of(layers)]
+            strength = (squares / squares.sum(1, keepdim=True)).mean(0)
+            self._hidden[shape.layers] = strength.sort(descending=True).values.cumsum(0).log()
+        hidden = self._hidden[shape.layers][shape.hidden - 1]
+        mlp = (self.mlp[layers, shape.mlp - 1] - self.mlp[layers, -1]).mean()
+        influence = self.scores.influence[layers].sum() / self.scores.influence.sum()
+        return float(hidden + mlp + influence.log())
+
+
+def _fitting(old: Shape, parameters: int) -> Iterator[Shape]:
+    """For each width and depth, the largest MLP within the budget, where the total comes near enough to it."""
+    for hidden in _sizes(old.hidden):
+        for layers in range(1, old.layers + 1):
+            without = replace(old, hidden=hidden, layers=layers, mlp=1)
+            room = (parameters - without.parameters) // (3 * hidden * layers) + 1
+            step = _step(old.mlp)
+            shape = replace(without, mlp=min(room // step * step, old.mlp))
+            if shape.mlp >= step and (1 - _NEAR) * parameters <= shape.parameters <= parameters:
+                yield shape
+
+
+def _sizes(size: int) -> range:
+    step = _step(size)
+    return range(step, size + 1, step)
+
+
+def _step(size: int) -> int:
+    """Steps of about a 48th: a power of two, at least 8."""
+    return max(8, 2 ** round(math.log2(size / 48))) if size >= 16 else 1
+
+
+def _cut(name: str, old: Tensor, choice: Choice, gains: dict[str, float]) -> Tensor:
+    channels = choice.channels.to(old.device)
     if name in gains:
         return old[channels] * gains[name]
     if name == "embed_tokens.weight":
-        return old[:, channels] / stream
+        return old.index_select(1, channels) / choice.stream
     kind = name.split(".")[-2]
     if kind in ("q_norm", "k_norm"):
         return old.clone()
     if kind == "o_proj":
-        return old[channels] / stream
+        return old[channels] / choice.stream
     if kind in ("q_proj", "k_proj", "v_proj"):
         return old[:, channels]
-    inner = mlp[int(name.split(".")[1])].to(old.device)
-    return old[channels][:, inner] / stream if kind == "down_proj" else old[inner][:, channels]
+    inner = choice.mlp[int(name.split(".")[1])].to(old.device)
+    return old[channels][:, inner] / choice.stream if kind == "down_proj" else old[inner][:, channels]
 
 
 def _check_target(old: Shape, new: Shape) -> None:
@@ -145,17 +191,12 @@ def _check_target(old: Shape, new: Shape) -> None:
             raise ConfigError(f"shape.{field} is {getattr(new, field)}; the parent allows 1 to {getattr(old, field)}")
 
 
-def _top(scores: Tensor, count: int) -> Tensor:
-    """Indices of the `count` largest scores, ascending; of equal scores the first wins."""
-    return torch.argsort(scores, descending=True, stable=True)[:count].sort().values
-
-
-def _sums(x: Tensor, power: int) -> Tensor:
-    return x.float().abs().pow(power).sum(0).to("cpu", torch.float64)
-
-
-def _modules(decoder: Decoder, weights: Sequence[str]) -> list[nn.Module]:
-    return [decoder.get_submodule(name.removesuffix(".weight")) for name in weights]
+def _old_name(name: str, layers: Sequence[int]) -> str:
+    """The parent's name of a tensor of the pruned model."""
+    parts = name.split(".")
+    if parts[0] == "layers":
+        parts[1] = str(layers[int(parts[1])])
+    return ".".join(parts)
 
 
 def _norm_names(layers: int) -> list[str]:

@@ -5,23 +5,27 @@ Every check runs before any work; each complaint names the line of the recipe.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from f2llm.core.config import ModelConfig, Recipe, RecipeFile
 from f2llm.core.errors import F2LLMError
 from f2llm.data.convert import CONVERTERS
-from f2llm.model.sizes import FAMILY, Shape
+from f2llm.model import checkpoint
+from f2llm.model.sizes import FAMILY, Shape, matryoshka_dims
+from f2llm.text.tokenizer import Tokenizer
 
 
-def check_recipe(recipe: Recipe, file: RecipeFile) -> None:
-    """Raise the first ConfigError about the relations between the recipe's fields."""
-    _check_tokenizer(recipe, file)
-    _check_sources(recipe, file)
+def check_recipe(recipe: Recipe, file: RecipeFile, data_there: bool = True) -> None:
+    """Raise the first ConfigError about the relations between the recipe's fields.
+
+    Without `data_there`, files and directories that the recipe names need not exist.
+    """
+    paths = _Paths(file, data_there)
+    _check_tokenizer(recipe, file, paths)
+    _check_sources(recipe, file, paths)
     names = [model.name for model in recipe.models]
     for index, model in enumerate(recipe.models):
         if names.index(model.name) != index:
             raise file.fail(("models", index, "name"), f"{model.name!r} is used twice; give each model its own name")
-        _check_model(recipe, file, index, model)
+        _check_model(recipe, file, index, model, paths)
     training_order(recipe, file)
     _check_mixture(recipe, file)
     _check_report(recipe, file)
@@ -44,13 +48,30 @@ def model_shape(recipe: Recipe, model: ModelConfig, vocab_size: int) -> Shape:
     return FAMILY[model.size]
 
 
+def trained_dims(recipe: Recipe, model: ModelConfig) -> list[int]:
+    """The nested dimensions that a model is trained for, ascending, its full size last."""
+    hidden, smallest = model_shape(recipe, model, 1).hidden, recipe.training_of(model).matryoshka_min_dim
+    return matryoshka_dims(hidden, smallest) if smallest else [hidden]
+
+
+def matches_hidden(recipe: Recipe, model: ModelConfig) -> bool:
+    """Whether a model imitates the hidden states of the teacher that it was cut from."""
+    return model.teacher is not None and recipe.training_of(model).distill_hidden_weight > 0
+
+
+def named_teacher(recipe: Recipe, model: ModelConfig) -> ModelConfig | None:
+    """The teacher, where it is a model of the recipe; None where there is none, or a directory."""
+    return next((other for other in recipe.models if other.name == model.teacher), None)
+
+
 def training_order(recipe: Recipe, file: RecipeFile) -> list[ModelConfig]:
     """Models so ordered that teachers and pruning parents come first."""
     ordered: list[ModelConfig] = []
     waiting = list(recipe.models)
     while waiting:
         done = {model.name for model in ordered}
-        ready = [m for m in waiting if {m.teacher, m.pruned_from} - {None} <= done]
+        names = {model.name for model in recipe.models}
+        ready = [m for m in waiting if {m.teacher, m.pruned_from} & names <= done]
         if not ready:
             index = recipe.models.index(waiting[0])
             circle = ", ".join(model.name for model in waiting)
@@ -60,15 +81,17 @@ def training_order(recipe: Recipe, file: RecipeFile) -> list[ModelConfig]:
     return ordered
 
 
-def _check_tokenizer(recipe: Recipe, file: RecipeFile) -> None:
+def _check_tokenizer(recipe: Recipe, file: RecipeFile, paths: _Paths) -> None:
     tokenizer = recipe.tokenizer
     if (tokenizer.path is None) == (tokenizer.vocab_size is None):
         raise file.fail(("tokenizer",), "give either `path` (a tokenizer.json) or `vocab_size` (train one), not both")
     if tokenizer.path is not None:
-        _must_exist(file, ("tokenizer", "path"), tokenizer.path)
+        paths.must_exist(("tokenizer", "path"), tokenizer.path)
 
 
-def _check_sources(recipe: Recipe, file: RecipeFile) -> None:
+def _check_sources(recipe: Recipe, file: RecipeFile, paths: _Paths) -> None:
+    if not recipe.sources:
+        raise file.fail((), "there is no source; add [[sources]], or [registry] for those of the paper")
     ids = [source.id for source in recipe.sources]
     for index, source in enumerate(recipe.sources):
         where = ("sources", index)
@@ -81,7 +104,7 @@ def _check_sources(recipe: Recipe, file: RecipeFile) -> None:
             expected = CONVERTERS[source.converter].task_type
             raise file.fail((*where, "task_type"), f"the converter {source.converter!r} makes {expected} examples")
         if source.path is not None:
-            _must_exist(file, (*where, "path"), source.path)
+            paths.must_exist((*where, "path"), source.path)
         if 2 in source.stages and source.instruction is None:
             raise file.fail((*where, "instruction"), "stage 2 trains with instructions; give this source one")
         try:
@@ -90,14 +113,19 @@ def _check_sources(recipe: Recipe, file: RecipeFile) -> None:
             raise file.fail((*where, "options"), str(error)) from None
 
 
-def _must_exist(file: RecipeFile, where: tuple[str | int, ...], path: str) -> Path:
-    resolved = file.resolve(path)
-    if not resolved.exists():
-        raise file.fail(where, f"{resolved} does not exist (paths are relative to the recipe file)")
-    return resolved
+class _Paths:
+    """Whether what a recipe names is there; without `needed` nothing has to be."""
+
+    def __init__(self, file: RecipeFile, needed: bool) -> None:
+        self.file, self.needed = file, needed
+
+    def must_exist(self, where: tuple[str | int, ...], path: str) -> None:
+        resolved = self.file.resolve(path)
+        if self.needed and not resolved.exists():
+            raise self.file.fail(where, f"{resolved} does not exist (paths are relative to the recipe file)")
 
 
-def _check_model(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig) -> None:
+def _check_model(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, paths: _Paths) -> None:
     where = ("models", index)
     if model.size not in recipe.sizes and model.size not in FAMILY:
         known = ", ".join([*recipe.sizes, *FAMILY])
@@ -113,36 +141,65 @@ def _check_model(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfi
             raise file.fail(
                 (*where, "stages"), f"no source trains in stage {stage}; add {stage} to a source's `stages`"
             )
-    smallest = recipe.training.matryoshka_min_dim
-    if smallest is not None and smallest > shape.hidden:
+    smallest = recipe.training_of(model).matryoshka_min_dim
+    if smallest > shape.hidden:
+        section = (*where, "training") if "matryoshka_min_dim" in model.training else ("training",)
         problem = f"is {smallest}, more than the hidden size {shape.hidden} of {model.name}"
-        raise file.fail(("training", "matryoshka_min_dim"), problem)
-    _check_teacher(recipe, file, index, model, shape)
-    _check_init(recipe, file, index, model, shape)
+        raise file.fail((*section, "matryoshka_min_dim"), problem)
+    _check_teacher(recipe, file, index, model, shape, paths)
+    _check_init(recipe, file, index, model, shape, paths)
 
 
-def _check_teacher(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, shape: Shape) -> None:
+def _check_teacher(
+    recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, shape: Shape, paths: _Paths
+) -> None:
     if model.teacher is None:
         return
-    where = ("models", index, "teacher")
-    teacher = _named(recipe, file, where, model.teacher)
-    if 2 not in teacher.stages or 2 not in model.stages:
-        raise file.fail(
-            where, f"distillation happens in stage 2; {model.name} and {teacher.name} must both train in it"
-        )
-    width = model_shape(recipe, teacher, 1000).hidden
-    if width < shape.hidden:
+    where, teacher = ("models", index, "teacher"), named_teacher(recipe, model)
+    if teacher is None and not paths.needed and not file.resolve(model.teacher).is_dir():
+        return
+    if 2 not in model.stages or (teacher is not None and 2 not in teacher.stages):
+        both = f"{model.name} and {model.teacher} must both train in it"
+        raise file.fail(where, f"distillation happens in stage 2; {both}")
+    if teacher is None:
+        width = _external_width(recipe, file, where, model.teacher)
+    else:
+        width = model_shape(recipe, teacher, 1000).hidden
+    if width < shape.hidden and recipe.training_of(model).distill != "relational":
+        problem = f"{model.teacher} has {width} dims, fewer than the {shape.hidden} of {model.name}"
+        raise file.fail(where, f'{problem}; take a larger teacher, or distill = "relational"')
+    if matches_hidden(recipe, model) and model.pruned_from != model.teacher:
+        problem = f"hidden states can be matched only with the model that {model.name} is pruned from"
+        raise file.fail(where, f'{problem}; write init = "prune:{model.teacher}", or distill_hidden_weight = 0')
+
+
+def _external_width(recipe: Recipe, file: RecipeFile, where: tuple[str | int, ...], path: str) -> int:
+    """Width of a teacher outside of the recipe, after its tokenizer was found to be the recipe's."""
+    directory = file.resolve(path)
+    if not directory.is_dir():
+        known = ", ".join(model.name for model in recipe.models)
+        raise file.fail(where, f"{path!r} is neither a model of this recipe ({known}) nor a directory ({directory})")
+    if recipe.tokenizer.path is None:
+        problem = f"the teacher {path} has its own tokenizer, and this recipe trains another"
+        raise file.fail(where, f'{problem}; write [tokenizer] path = "{path}/tokenizer.json"')
+    try:
+        own, other = (Tokenizer.load(place, 2) for place in (file.resolve(recipe.tokenizer.path), directory))
+        shape = checkpoint.read_shape(directory)
+    except F2LLMError as error:
+        raise file.fail(where, str(error)) from None
+    if own.vocabulary_digest() != other.vocabulary_digest():
         problem = (
-            f"{teacher.name} has {width} dims, fewer than the {shape.hidden} of {model.name}; take a larger teacher"
+            f"teacher and student must share the tokenizer, and that of {path} differs from {recipe.tokenizer.path}"
         )
-        raise file.fail(where, problem)
+        raise file.fail(where, f"{problem}; train with the teacher's, or choose another teacher")
+    return shape.hidden
 
 
-def _check_init(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, shape: Shape) -> None:
+def _check_init(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, shape: Shape, paths: _Paths) -> None:
     where = ("models", index, "init")
     if model.pruned_from is None:
         if model.init != "random":
-            _must_exist(file, where, model.init)
+            paths.must_exist(where, model.init)
         return
     parent = _named(recipe, file, where, model.pruned_from)
     if 1 not in parent.stages:

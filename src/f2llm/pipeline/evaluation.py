@@ -11,17 +11,25 @@ from f2llm.data.examples import read_examples
 from f2llm.eval.baseline import evaluate_chance, evaluate_tfidf
 from f2llm.eval.evaluate import evaluate
 from f2llm.eval.tasks import EvalTask, build_task
+from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
+from f2llm.pipeline.checks import trained_dims
+from f2llm.pipeline.exporting import prompts
 from f2llm.pipeline.runner import Workplace
-from f2llm.pipeline.steps import train_examples
+from f2llm.pipeline.steps import recipe_tokenizer, train_examples
 
 if TYPE_CHECKING:
     from f2llm.pipeline.plan import Export
 
 
 def evaluate_model(place: Workplace, recipe: Recipe, export: Export) -> None:
-    """Scores of an exported model on the held-out rows, with instructions if it was trained with them."""
-    embedder = Embedder.load(place.artifact(f"export/{export.name}") / "model")
+    """Scores of a model on the held-out rows, with instructions if it was trained with them."""
+    embedder = Embedder(
+        checkpoint.load(place.artifact(export.weights) / "model"),
+        recipe_tokenizer(place, recipe),
+        prompts(recipe),
+        matryoshka_dims=trained_dims(recipe, export.model),
+    )
     scores = evaluate(embedder, evaluation_tasks(place, recipe), name=export.name, instructions=export.stage == 2)
     write_json(place.directory / "timing.json", {"tokens_per_second": scores.pop("tokens_per_second")})
     write_json(place.directory / "scores.json", scores)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from f2llm.core.config import ModelConfig, Recipe, RecipeFile, SourceConfig, StageConfig
-from f2llm.pipeline import evaluation, reporting, steps
-from f2llm.pipeline.checks import check_recipe, model_shape, training_order
+from f2llm.pipeline import evaluation, exporting, reporting, steps
+from f2llm.pipeline.checks import check_recipe, matches_hidden, model_shape, trained_dims, training_order
 from f2llm.pipeline.runner import Step
 
 
-def make_plan(recipe: Recipe, file: RecipeFile) -> list[Step]:
-    """All steps of a checked recipe, in an order in which they can run."""
-    check_recipe(recipe, file)
+def make_plan(recipe: Recipe, file: RecipeFile, data_there: bool = True) -> list[Step]:
+    """All steps of a checked recipe, in an order in which they can run; see `check_recipe` for `data_there`."""
+    check_recipe(recipe, file, data_there)
     plan = _data_steps(recipe, file)
+    names = [model.name for model in recipe.models]
+    for teacher in dict.fromkeys(model.teacher for model in recipe.models if model.teacher):
+        plan += _teach_steps(recipe, file, teacher) if teacher not in names else []
     for model in training_order(recipe, file):
         plan += _model_steps(recipe, file, model)
     for export in exports(recipe, file):
-        plan += _export_steps(recipe, export)
+        plan += _export_steps(recipe, file, export)
     plan.append(_baseline_step(recipe))
     plan.append(_report_step(recipe, file, [step.name for step in plan]))
     return plan
@@ -102,72 +106,108 @@ def _tokenize_step(recipe: Recipe, stage: int) -> Step:
 
 
 def _model_steps(recipe: Recipe, file: RecipeFile, model: ModelConfig) -> list[Step]:
+    """Its training; after stage 1 all that is pruned from it, after the last what it teaches."""
     plan = []
-    start: str | None = None
-    if model.pruned_from is not None:
-        plan.append(_prune_step(recipe, model))
-        start = plan[-1].name
+    start = f"prune/{model.name}" if model.pruned_from else None
     for stage in sorted(model.stages):
-        teacher = f"teach/{model.teacher}" if model.teacher and stage == 2 else None
-        plan.append(_train_step(recipe, file, model, stage, start, teacher))
+        plan.append(_train_step(recipe, file, model, stage, start))
         start = plan[-1].name
-    students = [other for other in recipe.models if other.teacher == model.name]
-    if students:
-        plan.append(_teach_step(recipe, model, students))
-    return plan
+        children = [other for other in recipe.models if stage == 1 and other.pruned_from == model.name]
+        if children:
+            plan.append(_score_step(recipe, model.name, start))
+            plan += [_prune_step(recipe, child, model.name) for child in children]
+    return plan + _teach_steps(recipe, file, model.name)
 
 
-def _prune_step(recipe: Recipe, model: ModelConfig) -> Step:
-    parent = f"train/{model.pruned_from}/stage1"
-    config = {"prune": recipe.prune.model_dump(), "shape": _shape(recipe, model)}
-    run = partial(steps.prune_model, recipe=recipe, model=model, parent=parent)
-    return Step(f"prune/{model.name}", run, config, ["tokenizer", "tokenize/stage1", parent])
+def _score_step(recipe: Recipe, parent: str, weights: str) -> Step:
+    config = {"calibration_texts": recipe.prune.calibration_texts, "format": 1}
+    run = partial(steps.score_model, recipe=recipe, weights=weights)
+    return Step(f"score/{parent}", run, config, ["tokenize/stage1", weights])
 
 
-def _train_step(
-    recipe: Recipe, file: RecipeFile, model: ModelConfig, stage: int, start: str | None, teacher: str | None
-) -> Step:
+def _prune_step(recipe: Recipe, model: ModelConfig, parent: str) -> Step:
+    weights, scored = f"train/{parent}/stage1", f"score/{parent}"
+    rule = recipe.prune_of(model).model_dump(exclude={"calibration_texts"})
+    config = {"prune": rule, "shape": _shape(recipe, model)}
+    run = partial(steps.prune_model, recipe=recipe, model=model, parent=weights, scored=scored)
+    return Step(f"prune/{model.name}", run, config, [scored, weights])
+
+
+def _train_step(recipe: Recipe, file: RecipeFile, model: ModelConfig, stage: int, start: str | None) -> Step:
     initial = file.resolve(model.init) if start is None and model.init != "random" else None
+    teacher = _teacher(recipe, file, model) if stage == 2 else None
+    unused = {*_STAGES, *_UPKEEP, "symmetric_instruction_share"}
     config = {
-        "training": recipe.training.model_dump(exclude={*_STAGES, *_UPKEEP, "symmetric_instruction_share"}),
+        "training": recipe.training_of(model).model_dump(exclude=unused),
         "temperatures": {source.id: source.temperature for source in recipe.sources if source.temperature},
         "stage": recipe.stage(model, stage).model_dump(),
         "shape": _shape(recipe, model),
         "init": model.init if start is None else None,
     }
-    inputs = [name for name in ("tokenizer", f"tokenize/stage{stage}", start, teacher) if name]
+    inputs = ["tokenizer", f"tokenize/stage{stage}", *(name for name in (start, teacher) if isinstance(name, str))]
+    files = [path for path in (initial, teacher) if isinstance(path, Path)]
     run = partial(steps.train_stage, recipe=recipe, model=model, stage=stage, start=start or initial, teacher=teacher)
-    files = [initial] if initial else []
     return Step(f"train/{model.name}/stage{stage}", run, config, inputs, files, parallel=True)
 
 
-def _teach_step(recipe: Recipe, model: ModelConfig, students: list[ModelConfig]) -> Step:
-    stages: list[StageConfig] = [recipe.stage(student, 2) for student in students]
+def _teacher(recipe: Recipe, file: RecipeFile, model: ModelConfig) -> str | Path | None:
+    """What a model learns from: the step that stores its teacher's vectors, or where the teacher's weights are."""
+    if model.teacher is None:
+        return None
+    if recipe.training_of(model).teacher_vectors == "stored":
+        return _teach_name(recipe, model.teacher)
+    return _teacher_weights(recipe, file, model.teacher)
+
+
+def _teacher_weights(recipe: Recipe, file: RecipeFile, teacher: str) -> str | Path:
+    inside = any(model.name == teacher for model in recipe.models)
+    return f"train/{teacher}/stage2" if inside else file.resolve(teacher)
+
+
+def _teach_name(recipe: Recipe, teacher: str) -> str:
+    """For a teacher that is no model of the recipe, the last part of its directory's path."""
+    return f"teach/{teacher if any(model.name == teacher for model in recipe.models) else Path(teacher).name}"
+
+
+def _teach_steps(recipe: Recipe, file: RecipeFile, teacher: str) -> list[Step]:
+    """The step that stores a teacher's vectors, where it has students that read them."""
+    students = [
+        model
+        for model in recipe.models
+        if model.teacher == teacher and recipe.training_of(model).teacher_vectors == "stored"
+    ]
+    if not students:
+        return []
     drawn = ("epochs", "max_steps", "global_batch", "hard_negatives", "clustering_hard_negatives")
-    mixed = ("mixture", "validation_fraction", "validation_rows")
-    config = {
-        "students": [_dump(stage, *drawn) for stage in stages],
-        "training": recipe.training.model_dump(include=set(mixed)),
-    }
-    weights = f"train/{model.name}/stage2"
+    mixed = {"mixture", "validation_fraction", "validation_rows"}
+    draws = [
+        _dump(recipe.stage(student, 2), *drawn) | recipe.training_of(student).model_dump(include=mixed)
+        for student in students
+    ]
+    weights = _teacher_weights(recipe, file, teacher)
+    inputs = ["tokenize/stage2", *([weights] if isinstance(weights, str) else [])]
+    inputs += [f"prune/{student.name}" for student in students if matches_hidden(recipe, student)]
     run = partial(steps.teach, recipe=recipe, weights=weights, students=students)
-    return Step(f"teach/{model.name}", run, config, ["tokenize/stage2", weights])
+    files = [weights] if isinstance(weights, Path) else []
+    return [Step(_teach_name(recipe, teacher), run, {"students": draws}, inputs, files)]
 
 
-def _export_steps(recipe: Recipe, export: Export) -> list[Step]:
+def _export_steps(recipe: Recipe, file: RecipeFile, export: Export) -> list[Step]:
+    """Its scores, then the directory for users, whose card has them."""
     config = {
         "name": export.name,
-        "instructions": [_dump(source, "id", "instruction") for source in recipe.sources],
+        "instructions": [_dump(source, "id", "instruction", "license") for source in recipe.sources],
         "query_instruction": recipe.query_instruction,
-        "matryoshka_min_dim": recipe.training.matryoshka_min_dim,
-        "recipe": [recipe.name, recipe.description],
-    }
-    name = f"export/{export.name}"
-    run = partial(steps.export_model, recipe=recipe, export=export)
+        "dims": trained_dims(recipe, export.model),
+        "recipe": [recipe.name, recipe.description, recipe.license],
+    }  # not the command, which the card shows too: one that gave the same weights still does
+    scored = {**_evaluation_config(recipe), "dims": config["dims"], "query_instruction": recipe.query_instruction}
+    evaluation_step = f"evaluate/{export.name}"
     score = partial(evaluation.evaluate_model, recipe=recipe, export=export)
+    run = partial(exporting.export_model, recipe=recipe, file=file, export=export)
     return [
-        Step(name, run, config, ["tokenizer", export.weights]),
-        Step(f"evaluate/{export.name}", score, _evaluation_config(recipe), [name, "clean"]),
+        Step(evaluation_step, score, scored, ["tokenizer", export.weights, "clean"]),
+        Step(f"export/{export.name}", run, config, ["tokenizer", export.weights, "clean", evaluation_step]),
     ]
 
 

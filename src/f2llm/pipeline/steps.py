@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from f2llm.core.config import ModelConfig, Recipe, SourceConfig
-from f2llm.core.errors import ConfigError
-from f2llm.core.files import write_json
+from f2llm.core.config import MixtureConfig, ModelConfig, Recipe, SourceConfig
+from f2llm.core.errors import ConfigError, StorageError
+from f2llm.core.files import read_json, write_json
 from f2llm.core.log import log, warn
 from f2llm.core.types import Example
 from f2llm.data import clean, convert, mine
-from f2llm.data.examples import read_examples, write_examples
+from f2llm.data.examples import count_languages, read_examples, write_examples
 from f2llm.data.ngrams import ngram_encoder
 from f2llm.data.store import StageSource, TokenStore, build_store
 from f2llm.model import checkpoint
-from f2llm.model.card import CardFacts, model_card
 from f2llm.model.decoder import Decoder
-from f2llm.model.prune import prune, score_channels
-from f2llm.model.sizes import Shape, matryoshka_dims
-from f2llm.pipeline.checks import model_shape
+from f2llm.model.importance import load_scores, save_scores, score
+from f2llm.model.prune import Rule, choose, cut
+from f2llm.model.prune_directory import RECORD, record
+from f2llm.model.sizes import Shape
+from f2llm.model.weights import WEIGHTS, StoredWeights
+from f2llm.pipeline.checks import matches_hidden, model_shape, trained_dims
 from f2llm.pipeline.runner import Workplace
 from f2llm.text.prompts import query_prompt, with_prompt
 from f2llm.text.tokenizer import Tokenizer
@@ -33,12 +34,17 @@ from f2llm.train.curves import training_curves
 from f2llm.train.objective import LossSettings
 from f2llm.train.sampler import Mixture
 from f2llm.train.settings import TrainSettings, Upkeep, make_sampler
-from f2llm.train.teacher import TeacherVectors, compute_teacher_vectors, needed_texts
+from f2llm.train.teacher import (
+    HiddenMatch,
+    OnlineTeacher,
+    StoredTeacher,
+    Teacher,
+    compute_teacher_vectors,
+    needed_texts,
+)
 from f2llm.train.trainer import train
 
-if TYPE_CHECKING:
-    from f2llm.pipeline.plan import Export
-
+SCORES = "scores.safetensors"
 _TEACHER_TOKENS = 16_384
 
 
@@ -71,7 +77,18 @@ def clean_sources(place: Workplace, recipe: Recipe) -> None:
         raise ConfigError("no row is held out for evaluation: raise clean.held_out_fraction or set evaluate = true")
     train, held_out = sum(c.train for c in counts), sum(c.evaluation for c in counts)
     dropped = sum(c.dropped.total() for c in counts)
+    _count_languages(place.directory, list(inputs))
     log(f"  {train:,} rows for training, {held_out:,} for evaluation, {dropped:,} dropped")
+
+
+def _count_languages(directory: Path, sources: Sequence[str]) -> None:
+    """languages.json: rows for training and for evaluation by language of the query and source."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for side, name in enumerate(("train", "eval")):
+        for source in sources:
+            for lang, count in count_languages(directory / name / f"{source}.parquet").items():
+                found.setdefault(lang, {}).setdefault(source, [0, 0])[side] = count
+    write_json(directory / "languages.json", dict(sorted(found.items())))
 
 
 def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
@@ -115,7 +132,7 @@ def tokenize_stage(place: Workplace, recipe: Recipe, sources: Sequence[SourceCon
     counts = build_store(
         place.directory,
         with_rows,
-        _tokenizer(place, recipe),
+        recipe_tokenizer(place, recipe),
         negatives=recipe.mine.per_query,
         instruction_share=recipe.training.symmetric_instruction_share,
         seed=place.seed,
@@ -139,24 +156,34 @@ def _capped(place: Workplace, source: SourceConfig, stage: int) -> Iterator[Exam
     yield from (example for index, example in enumerate(read_examples(path)) if index in kept)
 
 
-def _tokenizer(place: Workplace, recipe: Recipe) -> Tokenizer:
+def recipe_tokenizer(place: Workplace, recipe: Recipe) -> Tokenizer:
     return Tokenizer.load(place.artifact("tokenizer"), recipe.tokenizer.max_seq_length)
 
 
 def train_stage(
-    place: Workplace, recipe: Recipe, model: ModelConfig, stage: int, start: str | Path | None, teacher: str | None
+    place: Workplace,
+    recipe: Recipe,
+    model: ModelConfig,
+    stage: int,
+    start: str | Path | None,
+    teacher: str | Path | None,
 ) -> None:
-    """One stage of one model: from random, given, pruned or stage-1 weights to model/ with its milestones."""
+    """One stage of one model: from random, given, pruned or stage-1 weights to model/ with its milestones.
+
+    `teacher` is the step that stored its vectors or made its weights, or the directory of its weights.
+    """
     store = TokenStore(place.artifact(f"tokenize/stage{stage}"))
     decoder = _initial(place, recipe, model, start)
     shape = decoder.shape
+    match = _hidden_match(place, recipe, model, stage)
+    settings = _settings(recipe, model, stage, store, place.seed, hidden_states=len(match.layers) if match else 0)
     weights = train(
         decoder,
         store,
-        _settings(recipe, model, stage, store, place.seed),
+        settings,
         place.directory,
         upkeep=_upkeep(recipe),
-        teacher=TeacherVectors(place.artifact(teacher)) if teacher else None,
+        teacher=_teacher(place, settings, teacher, match) if teacher else None,
         world=place.world,
         inputs=place.inputs,
         description=f"{model.name}, stage {stage}",
@@ -166,28 +193,53 @@ def train_stage(
         training_curves(place.directory / "metrics.jsonl", place.directory / "training.png")
 
 
+def _teacher(place: Workplace, settings: TrainSettings, teacher: str | Path, match: HiddenMatch | None) -> Teacher:
+    if isinstance(teacher, str) and teacher.startswith("teach/"):
+        return StoredTeacher(place.artifact(teacher), match)
+    decoder = checkpoint.load(_weights(place, teacher))
+    tokens = settings.micro_batch_tokens or _TEACHER_TOKENS
+    return OnlineTeacher(decoder, place.world, settings.strategy, settings.precision, tokens, match)
+
+
+def _weights(place: Workplace, made: str | Path) -> Path:
+    """The directory of the weights that a step made, or one of the user's."""
+    return place.artifact(made) / "model" if isinstance(made, str) else made
+
+
+def _hidden_match(place: Workplace, recipe: Recipe, model: ModelConfig, stage: int = 2) -> HiddenMatch | None:
+    """Which layers and channels of its teacher a pruned model imitates, if it does."""
+    if stage != 2 or not matches_hidden(recipe, model):
+        return None
+    kept = read_json(place.artifact(f"prune/{model.name}") / RECORD)
+    return HiddenMatch(tuple(kept["layers"][:-1]), tuple(kept["channels"]))
+
+
 def _write_model(weights: Mapping[str, Tensor], shape: Shape, place: Workplace) -> None:
     """Weights and shape, without the tokenizer and card that an exported directory has."""
-    checkpoint.save_tensors(weights, place.directory / "model" / checkpoint.WEIGHTS)
+    checkpoint.save_tensors(weights, place.directory / "model" / WEIGHTS)
     write_json(place.directory / "model" / "config.json", checkpoint.config_of(shape))
 
 
 def _initial(place: Workplace, recipe: Recipe, model: ModelConfig, start: str | Path | None) -> Decoder:
     if start is not None:
-        return checkpoint.load(place.artifact(start) / "model" if isinstance(start, str) else start)
-    decoder = Decoder(model_shape(recipe, model, _tokenizer(place, recipe).vocab_size))
+        return checkpoint.load(_weights(place, start))
+    decoder = Decoder(model_shape(recipe, model, recipe_tokenizer(place, recipe).vocab_size))
     decoder.init_weights(place.seed)
     return decoder
 
 
-def _settings(recipe: Recipe, model: ModelConfig, stage: int, store: TokenStore, seed: int) -> TrainSettings:
-    training, own = recipe.training, recipe.stage(model, stage)
-    hidden = model_shape(recipe, model, 1).hidden
-    smallest = training.matryoshka_min_dim
+def _settings(
+    recipe: Recipe, model: ModelConfig, stage: int, store: TokenStore, seed: int, hidden_states: int = 0
+) -> TrainSettings:
+    training, own = recipe.training_of(model), recipe.stage(model, stage)
     loss = LossSettings(
-        dims=tuple(matryoshka_dims(hidden, smallest)) if smallest else (hidden,),
+        dims=tuple(trained_dims(recipe, model)),
         temperature=training.temperature,
+        distill=training.distill,
         distill_weight=training.distill_weight,
+        distill_matryoshka=training.distill_matryoshka,
+        distill_hidden_weight=training.distill_hidden_weight,
+        hidden_states=hidden_states,
         mask_duplicates=training.mask_duplicates,
         temperatures={source.id: source.temperature for source in recipe.sources if source.temperature},
         false_negative_margin=training.false_negative_margin,
@@ -210,7 +262,7 @@ def _settings(recipe: Recipe, model: ModelConfig, stage: int, store: TokenStore,
         betas=(training.betas[0], training.betas[1]),
         clip_norm=training.clip_norm,
         seed=seed + stage,
-        mixture=_mixture(recipe, store),
+        mixture=_mixture(training.mixture, store),
         validation_fraction=training.validation_fraction,
         validation_rows=training.validation_rows,
         micro_batch_tokens=None if training.micro_batch_tokens == "auto" else training.micro_batch_tokens,
@@ -225,9 +277,8 @@ def _settings(recipe: Recipe, model: ModelConfig, stage: int, store: TokenStore,
     return replace(settings, steps=max(steps, 1))
 
 
-def _mixture(recipe: Recipe, store: TokenStore) -> Mixture:
+def _mixture(mixture: MixtureConfig, store: TokenStore) -> Mixture:
     """The recipe's mixture, as far as it speaks of the sources and languages of a stage."""
-    mixture = recipe.training.mixture
     tags = {tag for source in store.rows for tag in store.language_shares(source)}
     for tag in sorted({*mixture.language_floors, *mixture.language_caps} - tags):
         warn(f"training.mixture bounds the language {tag!r}, in which no query of this stage is")
@@ -253,22 +304,35 @@ def _upkeep(recipe: Recipe) -> Upkeep:
     )
 
 
-def prune_model(place: Workplace, recipe: Recipe, model: ModelConfig, parent: str) -> None:
-    """Stage-1 weights -> a smaller shape, by activation norms on a sample of stage-1 texts."""
+def score_model(place: Workplace, recipe: Recipe, weights: str) -> None:
+    """What matters in stage-1 weights, on a sample of stage-1 texts; once for all that are pruned from them."""
     store = TokenStore(place.artifact("tokenize/stage1"))
-    decoder = checkpoint.load(place.artifact(parent) / "model")
     generator = np.random.default_rng(place.seed)
     count = min(recipe.prune.calibration_texts, len(store))
     ids = generator.choice(len(store), size=count, replace=False)
     ids = ids[length_order(store, ids)]
-    packs = (pack_texts(store, part)[:2] for part in np.array_split(ids, max(1, count // 256)))
-    scores = score_channels(decoder, packs, norm=recipe.prune.norm)
-    small = prune(decoder, scores, model_shape(recipe, model, decoder.shape.vocab_size))
-    _write_model(small.state_dict(), small.shape, place)
-    log(f"  {decoder.shape.parameters:,} -> {small.shape.parameters:,} parameters")
+    packs = [pack_texts(store, part)[:2] for part in np.array_split(ids, max(1, count // 256))]
+    directory = _weights(place, weights)
+    scores = score(StoredWeights(directory, checkpoint.read_shape(directory)), packs)
+    save_scores(scores, place.directory / SCORES, weights)
+    log(f"  {scores.tokens:,} tokens")
 
 
-def teach(place: Workplace, recipe: Recipe, weights: str, students: Sequence[ModelConfig]) -> None:
+def prune_model(place: Workplace, recipe: Recipe, model: ModelConfig, parent: str, scored: str) -> None:
+    """Stage-1 weights -> a smaller shape."""
+    directory, config = _weights(place, parent), recipe.prune_of(model)
+    weights = StoredWeights(directory, checkpoint.read_shape(directory))
+    scores = load_scores(place.artifact(scored) / SCORES, parent)
+    if scores is None:
+        raise StorageError(f"{place.artifact(scored) / SCORES} is damaged; delete {place.artifact(scored)}, run again")
+    rule = Rule(config.importance, config.aggregate, config.depth, place.seed)
+    choice = choose(weights.shape, scores, model_shape(recipe, model, weights.shape.vocab_size), rule)
+    _write_model(dict(cut(weights, choice)), choice.shape, place)
+    write_json(place.directory / RECORD, record(choice, weights.shape, rule, scores.tokens), indent=None)
+    log(f"  {weights.shape.parameters:,} -> {choice.shape.parameters:,} parameters")
+
+
+def teach(place: Workplace, recipe: Recipe, weights: str | Path, students: Sequence[ModelConfig]) -> None:
     """The teacher's vectors of every text that its students' stage 2 will see, once."""
     store = TokenStore(place.artifact("tokenize/stage2"))
     needed = []
@@ -277,61 +341,10 @@ def teach(place: Workplace, recipe: Recipe, weights: str, students: Sequence[Mod
         negatives = {source: settings.negatives(kind) for source, kind in store.task_types.items()}
         needed.append(needed_texts(store, make_sampler(store, settings), settings.steps, negatives, settings.seed))
     ids = np.unique(np.concatenate(needed))
-    decoder = checkpoint.load(place.artifact(weights) / "model")
+    decoder = checkpoint.load(_weights(place, weights))
+    matches = [match for student in students if (match := _hidden_match(place, recipe, student))]
+    states = max((match.depth for match in matches), default=0)
     budget = recipe.training.micro_batch_tokens
     tokens = _TEACHER_TOKENS if budget == "auto" else budget
-    compute_teacher_vectors(place.directory, decoder, store, ids, batch_tokens=tokens)
-    log(f"  {len(ids):,} texts x {decoder.shape.hidden} dims")
-
-
-def export_model(place: Workplace, recipe: Recipe, export: Export) -> None:
-    """Weights -> a directory that sentence-transformers, transformers and f2llm load."""
-    decoder = checkpoint.load(place.artifact(export.weights) / "model")
-    hidden, smallest = decoder.shape.hidden, recipe.training.matryoshka_min_dim
-    checkpoint.save(
-        decoder,
-        place.directory / "model",
-        tokenizer=_tokenizer(place, recipe),
-        max_seq_length=recipe.tokenizer.max_seq_length,
-        prompts=_prompts(recipe),
-        matryoshka_dims=matryoshka_dims(hidden, smallest) if smallest else [hidden],
-        card=model_card(_card_facts(recipe, export, decoder)),
-    )
-
-
-def _card_facts(recipe: Recipe, export: Export, decoder: Decoder) -> CardFacts:
-    smallest, hidden = recipe.training.matryoshka_min_dim, decoder.shape.hidden
-    return CardFacts(
-        name=export.name,
-        recipe=recipe.name,
-        description=recipe.description,
-        history=_history(export),
-        sources={source.id: source.instruction for source in recipe.sources if source.instruction},
-        dims=matryoshka_dims(hidden, smallest) if smallest else [hidden],
-        max_seq_length=recipe.tokenizer.max_seq_length,
-        shape=decoder.shape,
-    )
-
-
-def _history(export: Export) -> list[str]:
-    """How the weights came about, one sentence a step."""
-    model = export.model
-    origin = (
-        f"Pruned from the stage-1 weights of {model.pruned_from} by activation norms." if model.pruned_from else None
-    )
-    if origin is None:
-        origin = (
-            "Started from random weights." if model.init == "random" else f"Started from the weights in `{model.init}`."
-        )
-    stages = [stage for stage in model.stages if stage <= export.stage]
-    told = {1: "Stage 1: retrieval pairs without instructions.", 2: "Stage 2: all tasks with instructions."}
-    history = [origin, *(told[stage] for stage in stages)]
-    if model.teacher and export.stage == 2:
-        history[-1] += f" Distilled from {model.teacher} (mean squared error of the vectors)."
-    return history
-
-
-def _prompts(recipe: Recipe) -> dict[str, str]:
-    """Prompt by name: "query" and "document", and one for each source's own instruction."""
-    own = {source.id: query_prompt(source.instruction) for source in recipe.sources if source.instruction}
-    return {"query": query_prompt(recipe.query_instruction), "document": "", **own}
+    compute_teacher_vectors(place.directory, decoder, store, ids, batch_tokens=tokens, states=states)
+    log(f"  {len(ids):,} texts x {decoder.shape.hidden * (1 + states)} numbers")

@@ -11,6 +11,7 @@ vocabulary takes half a second. Limits: a text is tokenised whole before it is c
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,12 @@ class Tokenizer:
             "padding_side": "right", "split_special_tokens": True, "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
         })  # fmt: skip
+
+    def vocabulary_digest(self) -> str:
+        """SHA-256 of what decides the ids of a text that is not cut: two tokenizers with the same one agree."""
+        rules = json.loads(self._backend.to_str())
+        kept = {name: rules[name] for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     def digest(self) -> str:
         """SHA-256 of all that decides the ids: vocabulary, rules and length limit."""

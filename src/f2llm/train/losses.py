@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from f2llm.core.types import Distill
+
 _TINY = 1e-12
 
 
@@ -154,14 +156,51 @@ def spread_out_loss(E_ND: Tensor) -> Tensor:
     return (gram.square().sum() - U_ND.square().sum(1).square().sum()) / (count * (count - 1))
 
 
-def distill_loss(E_ND: Tensor, T_ND: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """Mean squared error to the teacher's first D coordinates, un-normalised, summed over the groups.
+def distill_loss(
+    E_ND: Tensor, T_ND: Tensor, groups: Sequence[Tensor], kind: Distill = "mse", dims: Sequence[int] | None = None
+) -> Tensor:
+    """Distance to the teacher's vectors of the same texts, summed over the groups.
 
     `groups` are index tensors into the N texts (queries, positives, negatives; -1 is skipped, an empty group counts 0).
+    "mse", the paper's: mean squared error to the teacher's first coordinates, un-normalised. "cosine": 1 - cosine to
+    them, which leaves the length of the vectors free. Both are of the full size, or weighted over nested `dims`.
+    "relational": see `relational_loss`, which has no groups.
     """
-    error_N = (E_ND - T_ND[:, : E_ND.shape[1]]).square().mean(-1)
+    width = E_ND.shape[1]
+    if kind == "relational":
+        return relational_loss(E_ND, T_ND, dims or (width,))
+    nested, T_ND = dims or (width,), T_ND[:, :width]
+    if kind == "mse":
+        squares = torch.stack([block.square().sum(-1) for block in _blocks(E_ND - T_ND, nested)]).cumsum(0)
+        error_RN = squares / squares.new_tensor(nested)[:, None]
+    else:
+        error_RN = 1 - nested_row_cosines(E_ND, T_ND[:, None], nested)[..., 0]
+    error_N = error_RN.new_tensor(matryoshka_weights(nested)) @ error_RN
     present = [group[group >= 0] for group in groups]
     return torch.stack([error_N.index_select(0, group).mean() for group in present if len(group)]).sum()
+
+
+def relational_loss(E_ND: Tensor, T_ND: Tensor, dims: Sequence[int]) -> Tensor:
+    """Mean squared difference of the cosines of all pairs of distinct texts, student's against teacher's, over dims.
+
+    Only the geometry is copied (RKD, Park et al. 2019, with cosines for its angles), so the widths may differ: the
+    teacher's cosines are always those of its full vectors. [R, N, N] numbers.
+    """
+    count = len(E_ND)
+    if count < 2:
+        return E_ND.new_zeros(())
+    difference = _nested_cosines(E_ND, E_ND, dims) - cosines(T_ND, T_ND)
+    per_dim_R = difference.square().sum((1, 2)) / (count * (count - 1))  # on the diagonal both are 1
+    return per_dim_R @ per_dim_R.new_tensor(matryoshka_weights(dims))
+
+
+def hidden_loss(H_NLD: Tensor, T_NLD: Tensor) -> Tensor:
+    """1 - cosine between student's and teacher's hidden states of the N texts' last tokens, mean over L layers.
+
+    The teacher's have only the channels that the student was cut to (as in TinyBERT, Jiao et al. 2020, without its
+    projections: pruning tells which channel is which). Directions only, as pruning rescales the stream.
+    """
+    return (1 - F.cosine_similarity(H_NLD, T_NLD, dim=-1)).mean()
 
 
 def cosines(Q_BD: Tensor, C_MD: Tensor) -> Tensor:

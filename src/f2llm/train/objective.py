@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from f2llm.core.errors import ConfigError
-from f2llm.core.types import TaskType
+from f2llm.core.types import Distill, TaskType
 from f2llm.train.batch import PackedBatch
 from f2llm.train.losses import (
     cosines,
     distill_loss,
     false_negatives,
     hard_loss,
+    hidden_loss,
     in_batch_loss,
     same_documents,
     same_tower_loss,
@@ -40,6 +41,10 @@ class LossSettings:
     - `same_tower`: so are the other queries, and other positives for the positive; where texts of one kind are
       compared.
     - `spread_out_weight`: push all texts apart; before quantising vectors, or where they crowd together.
+    - `distill`, `distill_matryoshka`: what is compared with the teacher (see `losses.distill_loss`), and whether at all
+      dims or the full one only.
+    - `distill_hidden_weight`: match the student's hidden states after its first `hidden_states` layers with those of
+      the teacher's layers that they were cut from; for models pruned from their teacher.
     - `detach_across_processes`: on several processes no gradient reaches the positives through the in-batch loss, as in
       the published code; only to reproduce it.
     """
@@ -47,6 +52,10 @@ class LossSettings:
     dims: tuple[int, ...]
     temperature: float = 0.05
     distill_weight: float = 1.0
+    distill: Distill = "mse"
+    distill_matryoshka: bool = False
+    distill_hidden_weight: float = 0.0
+    hidden_states: int = 0
     mask_duplicates: bool = False
     temperatures: Mapping[str, float] = field(default_factory=dict)
     false_negative_margin: float | None = None
@@ -71,12 +80,17 @@ class Parts:
 def make_objective(
     settings: LossSettings, batch: PackedBatch, task_type: TaskType, teacher_ND: Tensor | None, processes: int = 1
 ) -> Callable[[Tensor], tuple[Tensor, Parts]]:
-    """The loss of `batch` as a function of its embeddings E_ND [N, D] (float32)."""
+    """The loss of `batch` as a function of its embeddings E_ND [N, D] (float32).
+
+    With L hidden states to match, they follow the embeddings: [N, D + L D], and the teacher's vectors [N, D_T + L D].
+    """
     temperature = settings.temperatures.get(batch.source, settings.temperature)
     query, positive, negatives = batch.query, batch.positive, batch.negatives
     candidates = torch.cat([positive[:, None], negatives], dim=1)
 
-    def loss(E_ND: Tensor) -> tuple[Tensor, Parts]:
+    def loss(outputs: Tensor) -> tuple[Tensor, Parts]:
+        E_ND, H_NLD = _split(settings, outputs)
+        T_ND, G_NLD = (None, None) if teacher_ND is None else _split(settings, teacher_ND)
         # Not E_ND[...]: with several threads the gradient of indexing adds up in another order at each run.
         Q_BD = E_ND.index_select(0, query)
         C_BKD = E_ND.index_select(0, candidates.clamp_min(0).flatten()).view(*candidates.shape, -1)
@@ -84,16 +98,27 @@ def make_objective(
         terms = {"hard": hard}
         if task_type == "retrieval":
             source = E_ND.detach() if settings.detach_across_processes and processes > 1 else E_ND
-            terms["in_batch"] = _in_batch(settings, batch, temperature, Q_BD, source, teacher_ND)
-        if teacher_ND is not None:
+            terms["in_batch"] = _in_batch(settings, batch, temperature, Q_BD, source, T_ND)
+        if T_ND is not None:
             groups = [query, positive, negatives.flatten()]
-            terms["distill"] = settings.distill_weight * distill_loss(E_ND, teacher_ND, groups)
+            dims = settings.dims if settings.distill_matryoshka else None
+            terms["distill"] = settings.distill_weight * distill_loss(E_ND, T_ND, groups, settings.distill, dims)
+            if H_NLD is not None and G_NLD is not None:
+                terms["hidden"] = settings.distill_hidden_weight * hidden_loss(H_NLD, G_NLD)
         if settings.spread_out_weight:
             terms["spread_out"] = settings.spread_out_weight * _spread_out(batch, E_ND)
         total = torch.stack(list(terms.values())).sum()
         return total, Parts({name: term.detach() for name, term in terms.items()}, rows_B)
 
     return loss
+
+
+def _split(settings: LossSettings, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Vectors [N, ...] and the hidden states [N, L, D] behind them, if they are to be matched."""
+    if not settings.hidden_states:
+        return outputs, None
+    states = settings.hidden_states * settings.dims[-1]
+    return outputs[:, :-states], outputs[:, -states:].reshape(len(outputs), settings.hidden_states, -1)
 
 
 def _in_batch(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from f2llm.core.errors import InterruptedRunError, TrainingError
-from f2llm.core.files import digest_json, sweep, write_json
+from f2llm.core.files import sweep, write_json
 from f2llm.core.log import Bar, log
 from f2llm.core.types import TaskType
 from f2llm.data.store import TokenStore
@@ -43,7 +43,7 @@ from f2llm.train.sampler import BatchSampler, Draw, draw_rows
 from f2llm.train.settings import TrainSettings, Upkeep, make_sampler
 from f2llm.train.sinks import open_sinks
 from f2llm.train.state import drop_older, latest_checkpoint, load_checkpoint, save_checkpoint, saved_run
-from f2llm.train.teacher import TeacherVectors
+from f2llm.train.teacher import Teacher
 from f2llm.train.validation import Validation
 
 ALONE = World()
@@ -56,7 +56,7 @@ def train(
     directory: Path,
     *,
     upkeep: Upkeep | None = None,
-    teacher: TeacherVectors | None = None,
+    teacher: Teacher | None = None,
     world: World = ALONE,
     inputs: Mapping[str, str] | None = None,
     description: str = "training",
@@ -77,7 +77,7 @@ def train(
 
 
 class Task(NamedTuple):
-    """What a step works on: a batch, the rows it was made of, and the teacher's vectors of its texts."""
+    """What a step works on: a batch, the rows it was made of, and the teacher's vectors of its texts, if stored."""
 
     batch: PackedBatch
     draw: Draw
@@ -89,7 +89,7 @@ class BatchBuilder:
     """Builds the batch of a step, and of the step after it in the background."""
 
     def __init__(
-        self, store: TokenStore, settings: TrainSettings, sampler: BatchSampler, teacher: TeacherVectors | None
+        self, store: TokenStore, settings: TrainSettings, sampler: BatchSampler, teacher: Teacher | None
     ) -> None:
         self.store, self.settings, self.sampler, self.teacher = store, settings, sampler, teacher
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batch")
@@ -111,7 +111,7 @@ class BatchBuilder:
         task_type = self.store.task_types[draw.source]
         rows = draw_rows(self.store, draw, self.settings.negatives(task_type), self.settings.seed)
         batch = pack_rows(self.store, draw.source, rows)
-        return Task(batch, draw, task_type, None if self.teacher is None else self.teacher[batch.text_ids])
+        return Task(batch, draw, task_type, None if self.teacher is None else self.teacher.prepared(batch.text_ids))
 
 
 class _Run:
@@ -122,7 +122,7 @@ class _Run:
         settings: TrainSettings,
         directory: Path,
         upkeep: Upkeep,
-        teacher: TeacherVectors | None,
+        teacher: Teacher | None,
         world: World,
         inputs: Mapping[str, str],
         description: str,
@@ -136,6 +136,7 @@ class _Run:
         self.optimizer: AdamW = make_optimizer(decoder, weight_decay=settings.weight_decay, betas=settings.betas)
         self.run = self._identity(decoder, teacher, inputs)
         self.sampler = make_sampler(store, settings)
+        self.teacher = teacher
         self.builder = BatchBuilder(store, settings, self.sampler, teacher)
         self.validation = Validation(store, settings, self.sampler)
         self.matrix_rate = world.size * matrix_rate(world.device, _compute_dtype(settings))
@@ -163,7 +164,7 @@ class _Run:
         started, settings = time.perf_counter(), self.settings
         task = self.builder.task(step)
         batch = task.batch.to(self.world.device)
-        teacher_ND = None if task.teacher_ND is None else task.teacher_ND.to(self.world.device)
+        teacher_ND = self._teacher_vectors(task, batch)
         objective = make_objective(settings.loss, batch, task.task_type, teacher_ND, self.world.size)
         self.optimizer.zero_grad(set_to_none=True)
         loss, parts = backward(self.replica, batch, objective, self.max_tokens)
@@ -194,6 +195,12 @@ class _Run:
         if self.metrics is not None:
             self.metrics.write(entry)
         return entry
+
+    def _teacher_vectors(self, task: Task, batch: PackedBatch) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        prepared = task.teacher_ND
+        return self.teacher.vectors(batch) if prepared is None else prepared.to(self.world.device)
 
     def save(self, step: int) -> None:
         if self.metrics is not None:
@@ -279,6 +286,7 @@ class _Run:
     def _prepare(self, decoder: Decoder) -> None:
         settings, world = self.settings, self.world
         decoder.checkpoint_activations = settings.checkpoint_activations
+        decoder.append_states = settings.loss.hidden_states
         if settings.compile:
             decoder.use_fused(compile_fused())
         plan = plan_memory(
@@ -311,7 +319,7 @@ class _Run:
         )
         return min(world.gather(fitting))
 
-    def _identity(self, decoder: Decoder, teacher: TeacherVectors | None, inputs: Mapping[str, str]) -> dict[str, Any]:
+    def _identity(self, decoder: Decoder, teacher: Teacher | None, inputs: Mapping[str, str]) -> dict[str, Any]:
         """All that a resumed run must have in common with this one."""
         settings = replace(self.settings, micro_batch_tokens=self.max_tokens)
         return {
@@ -319,7 +327,7 @@ class _Run:
             "shape": asdict(decoder.shape),
             "data": self.store.digest,
             "tokenizer": self.store.meta["tokenizer"],
-            "teacher": None if teacher is None else digest_json([len(teacher.ids), teacher.dim]),
+            "teacher": None if teacher is None else teacher.name,
             "inputs": dict(inputs),
             "processes": self.world.size,
             "device": self.world.device.type,
