@@ -120,6 +120,46 @@ def train(
     _print(summary, as_json, text if trained else "nothing to do: all stages are up to date")
 
 
+@app.command(epilog="Example: f2llm prune Qwen/Qwen3-0.6B --to 80M --to 160M --calibration texts.txt --out pruned")
+def prune(
+    model: Annotated[str, typer.Argument(help="Model directory or hub id; a sharded one may exceed memory.")],
+    targets: Annotated[
+        list[str],
+        typer.Option("--to", help="80M, 160M, 330M; hidden=320,layers=8,mlp=2048; params=60M finds a shape."),
+    ],
+    calibration: Annotated[
+        Path, typer.Option("--calibration", help="Text file, a text a line: what matters on it stays.")
+    ],
+    target_dir: Annotated[Path, typer.Option("--out", help="Where the model goes; several --to: folders in it.")],
+    importance: Annotated[
+        str, typer.Option("--importance", help="l1, l2, variance, prefix; controls: magnitude, random.")
+    ] = "l2",
+    aggregate: Annotated[str, typer.Option("--aggregate", help="Over layers: sum, max, last.")] = "sum",
+    depth: Annotated[str, typer.Option("--depth", help="Layers that stay: first, influence, norm_change.")] = "first",
+    tokens: Annotated[
+        int, typer.Option("--calibration-tokens", min=1, help="Tokens of the calibration text to read.")
+    ] = 16_384,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the lines that are drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Cut a model to smaller shapes by what matters on a calibration text; scores are kept for the next target."""
+    from f2llm.model.prune import make_rule
+    from f2llm.model.prune_directory import prune_directory
+
+    rule = make_rule(importance, aggregate, depth, seed)
+    found = prune_directory(model, targets, calibration, target_dir, rule=rule, calibration_tokens=tokens, seed=seed)
+    if as_json:
+        print(json.dumps({"models": [result.to_json() for result in found]}, ensure_ascii=False))
+        return
+    table = Table("model", "parameters", "in the token table", "hidden", "layers", "mlp", box=None)
+    for result in found:
+        shape = result.shape
+        counts = (shape.parameters, shape.embedding_parameters, shape.hidden, shape.layers, shape.mlp)
+        table.add_row(escape(str(result.out)), *(f"{count:,}" for count in counts))
+    out.print(table)
+    out.print("not trained since: a start for distillation, not a finished model")
+
+
 @app.command(epilog='Example: f2llm search "sea in northern Europe" --in notes.txt --top 5')
 def search(
     queries: Annotated[list[str], typer.Argument(help="What to look for, in any language (one or more).")],

@@ -32,6 +32,12 @@ CASES: dict[str, Case] = {
     "fsdp, parts": (PAPER, True, "fsdp", 80),
     "fsdp, options": (OPTIONS, True, "fsdp", 80),
     "ddp, options": (OPTIONS, False, "ddp", 10_000),
+    "fsdp, relational, every dim": (
+        LossSettings(dims=(8, 16), distill="relational", distill_matryoshka=True),
+        True,
+        "fsdp",
+        80,
+    ),
     "ddp, same tower": (LossSettings(dims=(8, 16), same_tower=True), False, "ddp", 10_000),
 }
 

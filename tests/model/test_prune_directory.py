@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from f2llm.core.errors import ConfigError, DataError
-from f2llm.model import checkpoint, prune_directory as module
+from f2llm.model import checkpoint
+from f2llm.model import prune_directory as module
 from f2llm.model.doctor import diagnose
 from f2llm.model.prune_directory import RECORD, prune_directory
 from f2llm.model.sizes import FAMILY, Shape
@@ -88,7 +89,7 @@ WIDE = Shape(hidden=640, layers=24, mlp=2560, heads=4, kv_heads=2, head_dim=64, 
 
 
 def shard(directory: Path, shape: Shape, tokenizer: Path) -> int:
-    """A checkpoint in bfloat16 with the token table and every two layers in shards of their own; bytes of the largest."""
+    """A checkpoint in bfloat16, the token table and every two layers in shards of their own; bytes of the largest."""
     directory.mkdir()
     places: dict[str, str] = {}
     generator = torch.Generator().manual_seed(0)

@@ -7,14 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from f2llm.core.types import Distill
 from f2llm.model.sizes import matryoshka_dims
 from f2llm.train.losses import (
     cosines,
     distill_loss,
     false_negatives,
     hard_loss,
+    hidden_loss,
     in_batch_loss,
     matryoshka_weights,
+    relational_loss,
     same_documents,
     same_tower_loss,
     spread_out_loss,
@@ -260,3 +263,44 @@ def test_distill_loss_without_negatives() -> None:
     E, T = random(3, 8, seed=8), random(3, 8, seed=9).detach()
     only = distill_loss(E, T, [torch.tensor([0, 1, 2]), torch.tensor([-1, -1])])
     torch.testing.assert_close(only, ((E - T) ** 2).mean())
+
+
+def over_dims(of_dim: Callable[[int], Tensor], dims: list[int]) -> Tensor:
+    return torch.stack([literal_weight(dims, index) * of_dim(dim) for index, dim in enumerate(dims)]).sum()
+
+
+@pytest.mark.parametrize("dims", [[8], [2, 4, 8]])
+@pytest.mark.parametrize("kind", ["mse", "cosine"])
+def test_distill_loss_at_nested_dims(kind: Distill, dims: list[int]) -> None:
+    E, T = random(7, 8, seed=6), random(7, 12, seed=7).detach()
+    groups = [torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([3, 4, 5])]
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        return ((a - b) ** 2).mean() if kind == "mse" else 1 - cosine(a, b)
+
+    def at(dim: int) -> Tensor:
+        parts = [torch.stack([distance(E[i, :dim], T[i, :dim]) for i in group]).mean() for group in groups]
+        return torch.stack(parts).sum()
+
+    assert_equal(distill_loss(E, T, groups, kind, dims), over_dims(at, dims), [E])
+
+
+@pytest.mark.parametrize("dims", [[8], [2, 4, 8]])
+def test_relational_distillation(dims: list[int]) -> None:
+    """All pairs of distinct texts; the teacher is narrower here, and always whole."""
+    E, T = random(5, 8, seed=6), random(5, 3, seed=7).detach()
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+
+    def at(dim: int) -> Tensor:
+        differences = [cosine(E[i, :dim], E[j, :dim]) - cosine(T[i], T[j]) for i, j in pairs]
+        return (torch.stack(differences) ** 2).mean()
+
+    assert_equal(distill_loss(E, T, [], "relational", dims), over_dims(at, dims), [E])
+    assert relational_loss(E[:1], T[:1], dims).item() == 0.0
+
+
+def test_hidden_states() -> None:
+    H, T = random(12, 8, seed=1), random(12, 8, seed=2).detach()
+    literal = torch.stack([1 - cosine(h, t) for h, t in zip(H, T, strict=True)]).mean()
+    assert_equal(hidden_loss(H.view(4, 3, 8), T.view(4, 3, 8)), literal, [H])
+    torch.testing.assert_close(hidden_loss(3 * T.view(4, 3, 8), T.view(4, 3, 8)), H.new_zeros(()))

@@ -224,3 +224,35 @@ def test_detached_positives_matter_only_on_several_processes() -> None:
 def test_two_options_that_fill_the_same_place_are_refused() -> None:
     with pytest.raises(ConfigError, match="same_tower and share_hard_negatives cannot be combined"):
         LossSettings(dims=DIMS, same_tower=True, share_hard_negatives=True)
+
+
+def test_hidden_states_are_split_off_and_add_a_term() -> None:
+    """[N, D + L D] of the student, [N, D_T + L D] of the teacher: without the term, all is as without the states."""
+    E, T = embeddings(), teacher()
+    H, G = (torch.randn(9, 2 * 24, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (2, 3))
+    H.requires_grad_()
+    settings = replace(PAPER, hidden_states=2, distill_hidden_weight=0.5)
+    total, parts = loss_of(torch.cat([E, H], 1), settings, T=torch.cat([T, G], 1))
+    plain, expected = loss_of(E, T=T)
+    cosines = [cosine(H[n, i : i + 24], G[n, i : i + 24]) for n in range(9) for i in (0, 24)]
+    hidden = 0.5 * (1 - torch.stack(cosines).mean())
+    torch.testing.assert_close(parts.terms["hidden"], hidden)
+    torch.testing.assert_close(total, plain + hidden)
+    assert all(torch.equal(parts.terms[name], term) for name, term in expected.terms.items())
+    torch.testing.assert_close(*(torch.autograd.grad(x, H, retain_graph=True)[0] for x in (total, hidden)))
+    torch.testing.assert_close(*(torch.autograd.grad(x, E, retain_graph=True)[0] for x in (total, plain)))
+    parts = loss_of(torch.cat([E, H], 1), settings)[1]  # without a teacher, as in validation
+    assert parts.terms.keys() == {"hard", "in_batch"}
+
+
+def test_other_ways_to_distill_change_that_term_only() -> None:
+    E, T = embeddings(), teacher()
+    default = loss_of(E, T=T)[1]
+    for settings in (
+        replace(PAPER, distill="cosine"),
+        replace(PAPER, distill="relational"),
+        replace(PAPER, distill_matryoshka=True),
+    ):
+        parts = loss_of(E, settings, T=T)[1]
+        changed = [name for name in parts.terms if not torch.equal(parts.terms[name], default.terms[name])]
+        assert changed == ["distill"]

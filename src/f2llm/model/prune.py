@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
@@ -46,6 +47,15 @@ class Rule:
     aggregate: Aggregate = "sum"
     depth: Depth = "first"
     seed: int = 0
+
+
+def make_rule(importance: str, aggregate: str, depth: str, seed: int) -> Rule:
+    """A rule from words that a user typed; ConfigError names the one that is unknown."""
+    given = {"importance": (importance, Importance), "aggregate": (aggregate, Aggregate), "depth": (depth, Depth)}
+    for option, (word, names) in given.items():
+        if word not in get_args(names):
+            raise ConfigError(f"--{option} {word}: give one of {', '.join(get_args(names))}")
+    return Rule(cast(Importance, importance), cast(Aggregate, aggregate), cast(Depth, depth), seed)
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,8 @@ def _teach_steps(recipe: Recipe, file: RecipeFile, teacher: str) -> list[Step]:
     inputs += [f"prune/{student.name}" for student in students if matches_hidden(recipe, student)]
     run = partial(steps.teach, recipe=recipe, weights=weights, students=students)
     files = [weights] if isinstance(weights, Path) else []
-    return [Step(_teach_name(recipe, teacher), run, {"students": draws}, inputs, files)]
+    distinct = [draw for place, draw in enumerate(draws) if draw not in draws[:place]]
+    return [Step(_teach_name(recipe, teacher), run, {"draws": distinct}, inputs, files)]
 
 
 def _export_steps(recipe: Recipe, file: RecipeFile, export: Export) -> list[Step]:

@@ -1,0 +1,214 @@
+"""What shrinking is worth, on real texts and several seeds: the tables of docs/results/family.md and pruning.md.
+
+    python benchmarks/family.py claims --seeds 1 2 3         # the whole family, and the paper's three claims
+    python benchmarks/family.py pruning --seeds 1 2 3        # by what to choose channels and layers
+    python benchmarks/family.py distillation --seeds 1 2 3   # what to compare with the teacher
+
+Each builds recipes/family.toml (or --recipe) for each seed into OUT/seed-N, the studies with other models of the same
+shape in place of its own; what is there already is not built again. All scores are of held-out texts, macro means over
+languages. A difference is given as its mean over the seeds, with the least and the largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from f2llm.core.allocator import tune_allocator
+from f2llm.core.config import ModelConfig, Recipe, ReportConfig, load_recipe
+from f2llm.core.files import read_json
+from f2llm.pipeline.plan import exports, make_plan
+from f2llm.pipeline.runner import run_steps
+
+SHORT = 60  # steps that tell how good a start was
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Models by name, and which columns of their scores are shown."""
+
+    models: Sequence[ModelConfig]
+    columns: Mapping[str, Callable[[str, Mapping[str, Row]], float]]
+    differences: Sequence[tuple[str, str, str]] = ()
+
+
+def rules(parent: str) -> Study:
+    """One model per rule, pruned and trained for a few steps."""
+    found: dict[str, dict[str, Any]] = {
+        "l2 norm, sum, first layers": {},
+        "l1 norm": {"importance": "l1"},
+        "variance": {"importance": "variance"},
+        "prefix": {"importance": "prefix"},
+        "weight magnitude (control)": {"importance": "magnitude"},
+        "random (control)": {"importance": "random"},
+        "l2 norm, max over layers": {"aggregate": "max"},
+        "l2 norm, last norm only": {"aggregate": "last"},
+        "layers by influence": {"depth": "influence"},
+        "layers by change of norm": {"depth": "norm_change"},
+    }
+    models = [_small(parent, f"rule-{number}", prune=rule, steps=SHORT) for number, rule in enumerate(found.values())]
+    names = dict(zip((model.name for model in models), found, strict=True))
+    return Study(
+        models,
+        {
+            "rule": lambda name, _: names[name],  # type: ignore[dict-item,return-value]
+            "pruned: retrieval": lambda name, rows: rows[f"{name}-pruned"]["retrieval"],
+            "pruned: all": lambda name, rows: rows[f"{name}-pruned"]["macro"],
+            "trained: retrieval": lambda name, rows: rows[name]["retrieval"],
+            "trained: all": lambda name, rows: rows[name]["macro"],
+        },
+    )
+
+
+def distillations(parent: str) -> Study:
+    """One model per way to distill, from the same pruned start."""
+    found: dict[str, dict[str, Any] | None] = {
+        "not distilled": None,
+        "mse (the paper)": {},
+        "mse at every dimension": {"distill_matryoshka": True},
+        "cosine": {"distill": "cosine"},
+        "cosine at every dimension": {"distill": "cosine", "distill_matryoshka": True},
+        "relational, weight 10": {"distill": "relational", "distill_weight": 10.0},
+        "mse and hidden states": {"distill_hidden_weight": 1.0, "teacher_vectors": "online"},
+    }
+    models = [
+        _small(parent, f"way-{number}", training=way or {}, teacher=None if way is None else parent)
+        for number, way in enumerate(found.values())
+    ]
+    names = dict(zip((model.name for model in models), found, strict=True))
+    return Study(
+        models,
+        {
+            "distillation": lambda name, _: names[name],  # type: ignore[dict-item,return-value]
+            "retrieval": lambda name, rows: rows[name]["retrieval"],
+            "all": lambda name, rows: rows[name]["macro"],
+            "all, a quarter of the dimensions": lambda name, rows: rows[name]["quarter"],
+        },
+    )
+
+
+def claims(recipe: Recipe) -> Study:
+    """The recipe's own models."""
+    return Study(
+        recipe.models,
+        {
+            "model": lambda name, _: name,  # type: ignore[dict-item,return-value]
+            "retrieval": lambda name, rows: rows[name]["retrieval"],
+            "all": lambda name, rows: rows[name]["macro"],
+            "half of the dimensions": lambda name, rows: rows[name]["half"],
+            "a quarter": lambda name, rows: rows[name]["quarter"],
+            "an eighth": lambda name, rows: rows[name]["eighth"],
+        },
+        [(c.a, c.b, kind) for c in recipe.report.comparisons for kind in ("macro", "half", "quarter", "eighth")],
+    )
+
+
+def _small(
+    parent: str,
+    name: str,
+    *,
+    prune: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    teacher: str | None = None,
+    steps: int | None = None,
+) -> ModelConfig:
+    stage2 = {"max_steps": steps} if steps else {}
+    return ModelConfig.model_validate(
+        {
+            "name": name, "size": "small", "init": f"prune:{parent}", "stages": [2], "teacher": teacher,
+            "prune": prune or {}, "training": training or {}, "stage2": stage2,
+            "role": "family" if prune is not None else "ablation",
+        }
+    )  # fmt: skip
+
+
+def build_seed(path: Path, study: str, seed: int, out: Path) -> tuple[Study, dict[str, Row]]:
+    """Build what the study needs for a seed; the scores of each export."""
+    recipe, file = load_recipe(path, [f"seed={seed}"])
+    parent = next(model.name for model in recipe.models if model.stages == [1, 2])
+    base = recipe.model(parent)
+    chosen = {"claims": lambda: claims(recipe), "pruning": lambda: rules(parent)}.get(study)
+    found = chosen() if chosen else distillations(parent)
+    if study != "claims":
+        report = ReportConfig(default_model=parent)
+        recipe = recipe.model_copy(update={"models": [base, *found.models], "report": report})
+    plan = make_plan(recipe, file)
+    wanted = [step for step in plan if not step.name.startswith(("report", "export/") if study != "claims" else ())]
+    run_steps(wanted, out, seed=seed)
+    rows = {export.name: scores(out / "evaluate" / export.name / "scores.json") for export in exports(recipe, file)}
+    return found, rows
+
+
+def scores(path: Path) -> Row:
+    """Macro score at all and at fewer dimensions, and the mean of the retrieval tasks."""
+    content = read_json(path)
+    by_dim = {int(dim): float(score) for dim, score in content["by_dim"].items()}
+    full = max(by_dim)
+    retrieval = [task["score"] for task in content["tasks"].values() if task["kind"] == "retrieval"]
+    shares = {"half": 2, "quarter": 4, "eighth": 8}
+    cut = {name: by_dim.get(full // share, float("nan")) for name, share in shares.items()}
+    return {"macro": content["macro"], "retrieval": statistics.mean(retrieval), **cut}
+
+
+def spread(values: Sequence[float]) -> str:
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    return f"{mean:.3f} ± {statistics.stdev(values):.3f}"
+
+
+def table(study: Study, by_seed: Sequence[Mapping[str, Row]]) -> list[str]:
+    """Markdown: mean and standard deviation over the seeds."""
+    lines = ["| " + " | ".join(study.columns) + " |", "|---" * len(study.columns) + "|"]
+    for model in study.models:
+        cells = []
+        for column in study.columns.values():
+            values = [column(model.name, rows) for rows in by_seed]
+            cells.append(values[0] if isinstance(values[0], str) else spread(values))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def differences(study: Study, by_seed: Sequence[Mapping[str, Row]]) -> list[str]:
+    lines = []
+    for a, b, kind in study.differences:
+        found = [rows[a][kind] - rows[b][kind] for rows in by_seed]
+        each = ", ".join(f"{value:+.3f}" for value in found)
+        lines.append(f"- {a} minus {b}, {kind}: {statistics.mean(found):+.3f} ({each})")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=["claims", "pruning", "distillation"])
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/family.toml"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--out", type=Path, default=Path("build/family"), help="seed N goes to OUT/seed-N")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    tune_allocator()
+    built = [
+        build_seed(arguments.recipe, arguments.study, seed, arguments.out / f"seed-{seed}") for seed in arguments.seeds
+    ]
+    study, by_seed = built[0][0], [rows for _, rows in built]
+    if arguments.json:
+        print(json.dumps({"study": arguments.study, "seeds": dict(zip(arguments.seeds, by_seed, strict=True))}))
+        return
+    print("\n".join([*table(study, by_seed), "", *differences(study, by_seed)]))
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    print(f"\n{date.today()}, seeds {arguments.seeds}, {machine}, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
