@@ -17,7 +17,7 @@ ALLOWED = {
     "eval": {"core", "text", "model", "apps"},
     "pipeline": {"core", "text", "data", "model", "train", "apps", "eval"},
     "bench": {"core", "text", "data", "model", "train"},
-    "cli": {"core", "model", "train", "apps", "pipeline", "bench"},
+    "cli": {"core", "data", "model", "train", "apps", "pipeline", "bench"},
     "__main__": {"cli"},
     "__init__": {"core", "text", "model", "pipeline"},
 }

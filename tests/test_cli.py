@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-COMMANDS = ("build", "search", "embed", "doctor", "sizes")
+COMMANDS = ("build", "search", "embed", "doctor", "sizes", "prune", "trim", "merge")
 LINES = ["Good morning", "bonjour", "def add(a, b): return a + b", "Good morning", "", "доброе утро"]
 
 
@@ -75,6 +75,34 @@ def test_doctor(model_directory: Path, tmp_path: Path) -> None:
     assert [entry["check"] for entry in report["findings"] if not entry["ok"]] == ["pooling"]
 
 
+def test_prune(model_directory: Path, texts: Path) -> None:
+    arguments = ("prune", model_directory, "--to", "mlp=40,layers=2", "--calibration", texts, "--out", "small")
+    done = run(*arguments, cwd=texts.parent)
+    assert done.returncode == 0, done.stderr
+    assert "not a finished model" in done.stdout
+    [model] = json.loads(run(*arguments, "--json", "--depth", "influence", cwd=texts.parent).stdout)["models"]
+    assert (model["mlp"], model["layers"], model["hidden"]) == (40, 2, 48)
+    assert run("doctor", "small", cwd=texts.parent).returncode == 0
+
+
+def test_trim(model_directory: Path, texts: Path) -> None:
+    arguments = ("trim", model_directory, "--corpus", texts, "--coverage", "1", "--out", "trimmed")
+    report = json.loads(run(*arguments, "--json", cwd=texts.parent).stdout)
+    assert report["tokens_after"] < report["tokens_before"]
+    assert report["tokens_per_character"]["texts"][0] == report["tokens_per_character"]["texts"][1]
+    done = run("trim", model_directory, "--languages", "rus", "--out", "cyrillic", cwd=texts.parent)
+    assert done.returncode == 0, done.stderr
+    assert "rus_Cyrl" in done.stdout
+    assert run("doctor", "cyrillic", cwd=texts.parent).returncode == 0
+
+
+def test_merge(model_directory: Path, texts: Path) -> None:
+    arguments = ("merge", model_directory, model_directory, "--weights", "3,1", "--out", "merged")
+    report = json.loads(run(*arguments, "--json", cwd=texts.parent).stdout)
+    assert report["weights"] == [0.75, 0.25]
+    assert run("doctor", "merged", cwd=texts.parent).returncode == 0
+
+
 def test_sizes(tmp_path: Path) -> None:
     rows = json.loads(run("sizes", "--json", cwd=tmp_path).stdout)["sizes"]
     assert [row["name"] for row in rows] == ["80M", "160M", "330M", "0.6B", "1.7B", "4B", "8B", "14B"]
@@ -94,6 +122,16 @@ def test_sizes(tmp_path: Path) -> None:
         (("embed", "texts.txt", "--out", "x.csv", "-m", "MODEL"), 2, "must end in .parquet or .npy"),
         (("embed", "texts.txt", "--out", "texts.txt/x.npy", "-m", "MODEL"), 5, "cannot write texts.txt/x.npy"),
         (("doctor", "nowhere"), 4, "is no directory"),
+        (("prune", "MODEL", "--to", "mlp=9000", "--calibration", "texts.txt", "--out", "p"), 2, "outside 1 to 80"),
+        (("prune", "MODEL", "--to", "mlp=40", "--calibration", "none.txt", "--out", "p"), 3, "none.txt is no file"),
+        (
+            ("prune", "MODEL", "--to", "mlp=40", "--calibration", "texts.txt", "--out", "p", "--importance", "l3"),
+            2,
+            "--importance l3: give one of l1",
+        ),
+        (("trim", "MODEL", "--out", "t"), 2, "give --languages, --corpus"),
+        (("trim", "MODEL", "--languages", "klingon", "--out", "t"), 2, "no language 'klingon'"),
+        (("merge", "MODEL", "--out", "m"), 2, "at least two"),
         (("frobnicate",), 2, "No such command"),
     ],
 )

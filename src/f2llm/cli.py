@@ -160,6 +160,45 @@ def prune(
     out.print("not trained since: a start for distillation, not a finished model")
 
 
+@app.command(epilog="Example: f2llm trim build/mini/export/mini-small/model --languages eng,deu,yor --out trimmed")
+def trim(
+    model: Annotated[str, typer.Argument(help="Model directory or hub id.")],
+    target_dir: Annotated[Path, typer.Option("--out", help="Where the trimmed model goes.")],
+    languages: Annotated[
+        str | None, typer.Option("--languages", help="eng,deu,yor: all that is written in their scripts stays whole.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="Text file, or folder of one .txt a language: what it uses stays.")
+    ] = None,
+    coverage: Annotated[
+        float, typer.Option("--coverage", help="Share of the corpus's tokens that must stay whole.")
+    ] = 0.9999,
+    as_json: Json = False,
+) -> None:
+    """Drop the tokens that your languages or texts do not use: the same vectors from a smaller token table."""
+    from f2llm.data.cldr import names_in
+    from f2llm.model.trim import trim as run
+
+    codes = [code.strip() for code in (languages or "").split(",") if code.strip()]
+    report = run(
+        model, target_dir, languages=codes, corpus=corpus, coverage=coverage, samples=names_in(codes) if codes else None
+    )
+    if as_json:
+        print(json.dumps({"out": str(target_dir), **_as_dict(report)}, ensure_ascii=False))
+        return
+    table = Table("", "before", "after", box=None)
+    for name in ("tokens", "table", "parameters"):
+        before, after = getattr(report, f"{name}_before"), getattr(report, f"{name}_after")
+        label = "in the token table" if name == "table" else name
+        table.add_row(label, f"{before:,}", f"{after:,} ({after / before:.0%})")
+    for label, (before, after) in report.tokens_per_character.items():
+        table.add_row(f"tokens a character, {label}", f"{before:.3f}", f"{after:.3f}")
+    out.print(table)
+    out.print(f"{report.checked} texts gave the same vectors; the model is in {target_dir}")
+    if corpus is None:
+        out.print("[dim]a --corpus of your texts keeps less than whole scripts do, if you can show some[/dim]")
+
+
 @app.command(epilog='Example: f2llm search "sea in northern Europe" --in notes.txt --top 5')
 def search(
     queries: Annotated[list[str], typer.Argument(help="What to look for, in any language (one or more).")],

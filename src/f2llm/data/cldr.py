@@ -9,7 +9,7 @@ Licence of the data: Unicode-3.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from babel import localedata
 
 from f2llm.core.languages import language
 from f2llm.data.keys import ALWAYS_TRAIN
+from f2llm.text.trim import scripts_of
 
 ENGLISH = "eng_Latn"
 
@@ -73,6 +74,17 @@ def load_cells() -> tuple[Cell, ...]:
         for lang, table in sorted(tables.items())
         for concept, name in sorted(table.items())
     )
+
+
+def names_in(codes: Iterable[str]) -> dict[str, list[str]]:
+    """Names in some languages (`deu`, or `srp_Latn` for one of its scripts) by the language's tag, as far as CLDR has."""
+    codes, found = list(codes), dict[str, list[str]]()
+    wanted, scripts = {language(code).iso639_3 for code in codes}, scripts_of(codes)
+    for cell in load_cells():
+        own = language(cell.lang)
+        if own.iso639_3 in wanted and own.script in scripts:
+            found.setdefault(cell.lang, []).append(cell.name)
+    return found
 
 
 def _base_locales() -> list[str]:

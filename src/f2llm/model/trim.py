@@ -82,7 +82,7 @@ def trim(
     only reported on. ConfigError for a wrong option, DataError for the corpus, ModelError for the model.
     """
     if not languages and corpus is None:
-        raise ConfigError("nothing says which tokens to keep; give languages, a corpus, or both")
+        raise ConfigError("nothing says which tokens to keep; give --languages, --corpus, or both")
     check_coverage(coverage)
     scripts, files = scripts_of(languages), {} if corpus is None else read_corpus(Path(corpus))
     texts: dict[str, Iterable[str]] = {**(samples or {}), **files}
