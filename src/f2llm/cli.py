@@ -199,6 +199,29 @@ def trim(
         out.print("[dim]a --corpus of your texts keeps less than whole scripts do, if you can show some[/dim]")
 
 
+@app.command(epilog="Example: f2llm merge run/a run/b run/b/milestones/step-00001000.safetensors --out merged")
+def merge(
+    models: Annotated[
+        list[Path], typer.Argument(help="Model directories of one shape; after the first also weights files.")
+    ],
+    target_dir: Annotated[Path, typer.Option("--out", help="Where the merged model goes.")],
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="2,1,1: what each counts; default: all the same.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Average the weights of models that came from one start; other shapes and tokenizers are refused."""
+    from f2llm.model.merge import merge as run
+
+    try:
+        shares = None if weights is None else [float(part) for part in weights.split(",")]
+    except ValueError:
+        raise ConfigError(f"--weights {weights}: give numbers with commas between, for example 2,1,1") from None
+    report = run(models, target_dir, weights=shares)
+    parts = ", ".join(f"{name} ({share:.3g})" for name, share in zip(report.names, report.weights, strict=True))
+    _print({"out": str(target_dir), **_as_dict(report)}, as_json, f"{target_dir} is the average of {parts}")
+
+
 @app.command(epilog='Example: f2llm search "sea in northern Europe" --in notes.txt --top 5')
 def search(
     queries: Annotated[list[str], typer.Argument(help="What to look for, in any language (one or more).")],
@@ -289,16 +312,18 @@ def sizes(
     precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16.")] = "bf16",
     as_json: Json = False,
 ) -> None:
-    """The eight sizes of the family: shapes, parameters, teachers, and the memory of a process that trains them."""
-    from f2llm.model.sizes import FAMILY, TEACHERS
+    """The eight sizes of the family: shapes, parameters, how they are trained, and memory to use and to train them."""
+    from f2llm.model.embedder import BATCH_TOKENS
+    from f2llm.model.sizes import EPOCHS, FAMILY, LEARNING_RATES, TEACHERS, inference_bytes
     from f2llm.train.memory import family_plans, memory_table
 
     plans = family_plans(micro_batch_tokens, _precision(precision), processes, "fsdp" if processes > 1 else "single")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "parameters": shape.parameters,
             "embedding_parameters": shape.embedding_parameters,
+            "other_parameters": shape.parameters - shape.embedding_parameters,
             "hidden": shape.hidden,
             "layers": shape.layers,
             "mlp": shape.mlp,
@@ -306,6 +331,9 @@ def sizes(
             "kv_heads": shape.kv_heads,
             "head_dim": shape.head_dim,
             "teacher": TEACHERS.get(name),
+            "learning_rate": LEARNING_RATES[name],
+            "epochs": EPOCHS[name],
+            "inference_memory_bytes": inference_bytes(shape, BATCH_TOKENS, 2 if precision == "bf16" else 4),
             "training_memory_bytes": plan.total,
         }
         for (name, shape), plan in zip(FAMILY.items(), plans, strict=True)
@@ -313,12 +341,17 @@ def sizes(
     if as_json:
         print(json.dumps({"sizes": rows}))
         return
-    table = Table("size", "parameters", "in the token table", "hidden", "layers", "mlp", "heads", "teacher", box=None)
-    for name, shape in FAMILY.items():
-        counts = (shape.parameters, shape.embedding_parameters, shape.hidden, shape.layers, shape.mlp)
-        heads = f"{shape.heads}/{shape.kv_heads} x {shape.head_dim}"
-        table.add_row(name, *(f"{count:,}" for count in counts), heads, TEACHERS.get(name, "-"))
-    out.print(table)
+    table = Table("size", "parameters", "without table", "hidden", "layers", "mlp", "heads", box=None)
+    for name in ("teacher", "rate", "epochs", "GB to use"):
+        table.add_column(name)
+    for row in rows:
+        counts = (f"{row[field]:,}" for field in ("parameters", "other_parameters", "hidden", "layers", "mlp"))
+        own_heads, memory = f"{row['heads']}/{row['kv_heads']}", f"{row['inference_memory_bytes'] / 1e9:.2f}"
+        facts = (own_heads, row["teacher"] or "-", f"{row['learning_rate']:.0e}", row["epochs"], memory)
+        table.add_row(row["name"], *counts, *map(str, facts))
+    wide = Console(highlight=False, width=max(out.width, 120))
+    wide.print(table)
+    wide.print(f"heads have {FAMILY['80M'].head_dim} dimensions; to use: {BATCH_TOKENS:,} tokens at once, {precision}")
     spread = f"one of {processes} processes" if processes > 1 else "one process"
     out.print(f"\nGB that {spread} needs to train, {micro_batch_tokens:,} tokens at once, {precision}:")
     out.print(memory_table(plans))

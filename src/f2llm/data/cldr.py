@@ -77,7 +77,7 @@ def load_cells() -> tuple[Cell, ...]:
 
 
 def names_in(codes: Iterable[str]) -> dict[str, list[str]]:
-    """Names in some languages (`deu`, or `srp_Latn` for one of its scripts) by the language's tag, as far as CLDR has."""
+    """Names in some languages (`deu`, or `srp_Latn` for one of its scripts), by tag, as far as CLDR has them."""
     codes, found = list(codes), dict[str, list[str]]()
     wanted, scripts = {language(code).iso639_3 for code in codes}, scripts_of(codes)
     for cell in load_cells():

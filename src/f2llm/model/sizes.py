@@ -1,4 +1,4 @@
-"""The shapes of the family: how wide, how deep, how many parameters, who teaches whom (F2LLM-v2, Table 1).
+"""The shapes of the family: how wide, how deep, how many parameters, how trained, by whom taught (F2LLM-v2, Table 1).
 
 A shape is Qwen3's dense decoder without the language-model head: the model ends at the last hidden state.
 """
@@ -71,8 +71,33 @@ FAMILY: dict[str, Shape] = {
 TEACHERS: dict[str, str] = {"80M": "0.6B", "160M": "0.6B", "330M": "0.6B", "0.6B": "1.7B", "1.7B": "4B"}
 """Student -> teacher; 4B and above are trained without one."""
 
+LEARNING_RATES: dict[str, float] = {
+    "80M": 4e-5, "160M": 3e-5, "330M": 2e-5, "0.6B": 1e-5, "1.7B": 9e-6, "4B": 7e-6, "8B": 6e-6, "14B": 5e-6,
+}  # fmt: skip
+"""Peak learning rates, at 512 queries a step."""
+
+EPOCHS: dict[str, int] = {"80M": 4, "160M": 3, "330M": 3, "0.6B": 2, "1.7B": 2, "4B": 2, "8B": 2, "14B": 2}
+"""Passes over the training data."""
+
 
 def matryoshka_dims(hidden: int, min_dim: int = 8) -> list[int]:
     """The nested dimensions, ascending: powers of two from `min_dim` to below `hidden`, then `hidden` itself."""
     powers = (2**exponent for exponent in range(hidden.bit_length()))
     return [power for power in powers if min_dim <= power < hidden] + [hidden]
+
+
+def inference_bytes(shape: Shape, tokens: int, bytes_per_number: int) -> int:
+    """Bytes that a CPU needs for the weights and one forward pass, without gradients, over a pack of `tokens` tokens.
+
+    Counted is the fullest moment of a layer: where attention puts the runs of a pack together, or where SwiGLU writes
+    its product. Not counted: a chunk of element-wise work (some 6 MB), copies of a shared prefix's keys and values, and
+    what the heap wastes (1.2 to 1.5 times the sum, measured). A GPU does not work in chunks: its passing part is up to
+    1.3 times as large in float32, 1.7 times in bfloat16.
+    """
+    inner, kv_inner = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    rotary = 2 * shape.head_dim
+    # Residual stream and its norm; query, key, value; what is attended to, run by run and joined, or o_proj's output.
+    attention = 2 * shape.hidden + (inner + 2 * kv_inner) + inner + max(inner, shape.hidden)
+    # Residual stream before and after attention, and its norm; gate, up and product, or product and down_proj's output.
+    mlp = 3 * shape.hidden + shape.mlp + max(2 * shape.mlp, shape.hidden)
+    return bytes_per_number * (shape.parameters + tokens * (rotary + max(attention, mlp)))

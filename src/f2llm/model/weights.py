@@ -49,13 +49,13 @@ class LoadedWeights:
 
 
 class StoredWeights:
-    """The weights in a model directory; ModelError names the file and the tensor that is wrong.
+    """The weights in a model directory, or in one file of weights; ModelError names the file and tensor that is wrong.
 
     `dtype` is the type in which most of them are stored.
     """
 
-    def __init__(self, directory: Path, shape: Shape) -> None:
-        self.shape, self.directory, self.files = shape, directory, weight_files(directory)
+    def __init__(self, place: Path, shape: Shape) -> None:
+        self.shape, self.files = shape, [place] if place.is_file() else weight_files(place)
         self._places: dict[str, Path] = {}
         expected = shapes_of(shape)
         kinds: list[torch.dtype] = []
@@ -64,7 +64,7 @@ class StoredWeights:
                 check_entry(file, entry, expected)
                 self._places[entry.name] = file
                 kinds.append(_FLOATS[entry.kind])
-        check_complete(self._places, expected, directory)
+        check_complete(self._places, expected, place)
         self.dtype = max(set(kinds), key=kinds.count)
 
     def stream(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
