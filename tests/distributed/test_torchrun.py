@@ -174,3 +174,18 @@ def test_one_process_cannot_go_on_where_two_stopped(half: Path, tmp_path: Path) 
     assert said.count("error:") == 1
     assert "belongs to a run with processes = 2, now it is 1; restore the old value to continue" in said
     assert "Traceback" not in said
+
+
+def test_an_online_teacher_on_two_processes_is_the_stored_one_of_one_process(one: Path, tmp_path: Path) -> None:
+    """With hidden states, which only a student cut from its teacher compares."""
+    settings = ["sizes.small.layers=2", "models.tiny-small.training.distill_hidden_weight=1.0"]
+    options = ["--model", "tiny-small", *(part for key in settings for part in ("--set", key))]
+    kept, online = (Path(shutil.copytree(one, tmp_path / name)) for name in ("kept", "online"))
+    finish(start(kept, *options, processes=1))
+    told = finish(start(online, *options, "--set", "training.teacher_vectors=online"))
+    assert (kept / "teach" / "tiny-base").exists()
+    assert not (online / "teach").exists(), told
+    runs = [entries(out / "train" / "tiny-small" / "stage2") for out in (kept, online)]
+    for one_step, other in zip(*runs, strict=True):
+        for term in ("loss", "distill", "hidden"):
+            assert one_step.get(term, 0.0) == pytest.approx(other.get(term, 0.0), rel=2e-3), one_step["step"]

@@ -13,7 +13,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
+from f2llm.model.merge import merge
+from f2llm.model.prune_directory import prune_directory
 from f2llm.model.sizes import matryoshka_dims
+from f2llm.model.trim import trim
 from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt
 from f2llm.text.tokenizer import Tokenizer
 from tests.conftest import CORPUS, SMALL, random_decoder
@@ -28,11 +31,15 @@ def assert_same(a: np.ndarray, b: np.ndarray) -> None:
     assert cosine.min() > MIN_COSINE
 
 
-@pytest.fixture(params=["small", pytest.param("qwen3", marks=pytest.mark.data)], scope="module")
+KINDS = ["small", "pruned", "trimmed", "merged", pytest.param("qwen3", marks=pytest.mark.data)]
+
+
+@pytest.fixture(params=KINDS, scope="module")
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model with its own vocabulary, and one with Qwen3's."""
-    if request.param == "small":
-        return Path(request.getfixturevalue("model_directory"))
+    """The small model with its own vocabulary, what is made of it, and one with Qwen3's vocabulary."""
+    if request.param != "qwen3":
+        small = Path(request.getfixturevalue("model_directory"))
+        return made_of(small, request.param, tmp_path_factory.mktemp(request.param))
     file = request.getfixturevalue("shared_data") / "qwen3-tokenizer" / "tokenizer.json"
     path = tmp_path_factory.mktemp("export") / "qwen3"
     checkpoint.save(
@@ -45,6 +52,19 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         card="",
     )
     return path
+
+
+def made_of(small: Path, kind: str, place: Path) -> Path:
+    """The directory of the small model, or of a pruned, trimmed or merged one."""
+    texts, out = place / "texts.txt", place / "model"
+    texts.write_text("\n".join(line for text in CORPUS[:4] for line in text.splitlines()), encoding="utf-8")
+    if kind == "pruned":
+        prune_directory(small, ["hidden=40,layers=2,mlp=48"], texts, out)
+    elif kind == "trimmed":
+        trim(small, out, corpus=texts)
+    elif kind == "merged":
+        merge([small, small], out)
+    return small if kind == "small" else out
 
 
 @pytest.fixture(scope="module")
