@@ -63,11 +63,25 @@ def build(
     until: Annotated[
         str | None, typer.Option("--until", help="Stop after this step, e.g. clean or train/NAME/stage1.")
     ] = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print what it would cost.")] = False,
+    device: Annotated[str, typer.Option("--device", help="Of a dry run: h100, h200, a100, l40s, cpu.")] = "h100",
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Of a dry run: how many of them.")] = 8,
+    share: Annotated[float, typer.Option("--share", help="Of a dry run: the share of its peak that is reached.")] = 0.4,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe: data, training, pruning, distillation, export, evaluation, report. Finished steps are skipped."""
+    """Run a recipe: data, training, pruning, distillation, evaluation, export, report. Finished steps are skipped."""
     from f2llm.pipeline.build import build as run
+    from f2llm.pipeline.build import dry_run
+    from f2llm.pipeline.devices import find_device
+    from f2llm.pipeline.plan_table import print_plan
 
+    if dry:
+        plan = dry_run(recipe, find_device(device, devices, share), out=out_dir, overrides=overrides)
+        if as_json:
+            print(json.dumps(plan.to_json(), ensure_ascii=False))
+        else:
+            print_plan(Console(highlight=False, width=max(out.width, 120)), plan)
+        return
     result = run(recipe, out=out_dir, overrides=overrides, until=until)
     report = result.out / "report" / "report.html"
     summary = {

@@ -7,6 +7,7 @@ import pytest
 from f2llm.core.config import Recipe, RecipeFile, load_recipe
 from f2llm.core.errors import ConfigError
 from f2llm.pipeline.checks import check_recipe
+from f2llm.pipeline.registry import with_registry
 
 GOOD = """name = "small"
 seed = 1
@@ -174,5 +175,5 @@ def test_the_recipes_of_the_repository_are_valid() -> None:
     for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")):
         recipe, file = load_recipe(path)
         assert isinstance(file, RecipeFile)
-        if all(source.path is None or file.resolve(source.path).exists() for source in recipe.sources):
-            check_recipe(recipe, file)
+        there = all(source.path is None or file.resolve(source.path).exists() for source in recipe.sources)
+        check_recipe(with_registry(recipe, file), file, data_there=there and recipe.registry is None)

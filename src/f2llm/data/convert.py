@@ -15,13 +15,19 @@ from f2llm.data.convert_classes import CLASS_CONVERTERS
 from f2llm.data.convert_cldr import CLDR_CONVERTERS
 from f2llm.data.convert_code import CODE_CONVERTERS
 from f2llm.data.convert_pairs import PAIR_CONVERTERS
+from f2llm.data.convert_released import RELEASED_CONVERTERS
 from f2llm.data.converter import Converter, Drops
 
 __all__ = ["CONVERTERS", "Converter", "Drops", "check_options", "convert"]
 
-CONVERTERS: dict[str, Converter[Any]] = {
-    converter.name: converter for converter in (*CLDR_CONVERTERS, *PAIR_CONVERTERS, *CLASS_CONVERTERS, *CODE_CONVERTERS)
-}
+_ALL: tuple[Converter[Any], ...] = (
+    *CLDR_CONVERTERS,
+    *PAIR_CONVERTERS,
+    *CLASS_CONVERTERS,
+    *CODE_CONVERTERS,
+    *RELEASED_CONVERTERS,
+)
+CONVERTERS: dict[str, Converter[Any]] = {converter.name: converter for converter in _ALL}
 
 
 def convert(

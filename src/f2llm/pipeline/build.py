@@ -1,4 +1,4 @@
-"""`build`: check a recipe completely, then bring all its steps up to date."""
+"""`build`: check a recipe completely, then bring all its steps up to date. `train`, `dry_run`: parts of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from f2llm.core.config import Recipe, load_recipe
+from f2llm.core.config import Recipe, RecipeFile, load_recipe
 from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.files import read_json, write_json
 from f2llm.core.log import silence
+from f2llm.pipeline.devices import Device
+from f2llm.pipeline.estimate import Plan, estimate
 from f2llm.pipeline.plan import make_plan
+from f2llm.pipeline.registry import with_registry
 from f2llm.pipeline.runner import BuildResult, needed, run_steps
 from f2llm.train.distributed import World, join_world, leave_world
 
@@ -31,7 +34,7 @@ def build(
     and `f2llm embed` in this working directory. Raises ConfigError before any work when the recipe is wrong.
     """
     with _processes() as world:
-        recipe, file = load_recipe(recipe_path, overrides)
+        recipe, file = _load(recipe_path, overrides)
         plan, place = make_plan(recipe, file), _place(recipe, out)
         result = run_steps(plan, place, seed=recipe.seed, until=until, world=world)
         model = place / "export" / recipe.report.default_model / "model"
@@ -52,7 +55,7 @@ def train(
     Under `torchrun` all processes train together; what cannot be shared out is done by the main one.
     """
     with _processes() as world:
-        recipe, file = load_recipe(recipe_path, overrides)
+        recipe, file = _load(recipe_path, overrides)
         plan, known = make_plan(recipe, file), [model.name for model in recipe.models]
         for name in models or []:
             if name not in known:
@@ -60,6 +63,19 @@ def train(
         wanted = tuple(f"train/{name}/" for name in models or known)
         steps = needed(plan, lambda step: step.name.startswith(wanted))
         return run_steps(steps, _place(recipe, out), seed=recipe.seed, world=world)
+
+
+def dry_run(
+    recipe_path: Path | str, device: Device, *, out: Path | str | None = None, overrides: list[str] | None = None
+) -> Plan:
+    """What `build` would do and cost on `device`; the recipe is checked, but its data and weights need not be there."""
+    recipe, file = _load(recipe_path, overrides)
+    return estimate(recipe, file, device, out=_place(recipe, out))
+
+
+def _load(recipe_path: Path | str, overrides: list[str] | None) -> tuple[Recipe, RecipeFile]:
+    recipe, file = load_recipe(recipe_path, overrides)
+    return with_registry(recipe, file), file
 
 
 def _place(recipe: Recipe, out: Path | str | None) -> Path:

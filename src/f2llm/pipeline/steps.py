@@ -341,7 +341,7 @@ def teach(place: Workplace, recipe: Recipe, weights: str | Path, students: Seque
         negatives = {source: settings.negatives(kind) for source, kind in store.task_types.items()}
         needed.append(needed_texts(store, make_sampler(store, settings), settings.steps, negatives, settings.seed))
     ids = np.unique(np.concatenate(needed))
-    decoder = checkpoint.load(_weights(place, weights))
+    decoder = checkpoint.load(_weights(place, weights), device=str(place.world.device))
     matches = [match for student in students if (match := _hidden_match(place, recipe, student))]
     states = max((match.depth for match in matches), default=0)
     budget = recipe.training.micro_batch_tokens

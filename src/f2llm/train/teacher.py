@@ -176,6 +176,8 @@ def _vectors(decoder: Decoder, store: TokenStore, ids: NDArray[np.int64], batch_
     while start < len(ids):
         base = ends[start - 1] if start else 0
         end = max(start + 1, int(np.searchsorted(ends, base + batch_tokens, side="right")))
-        parts.append(embed(decoder, pack_texts(store, ids[start:end])).numpy().astype(np.float16))
+        pack = pack_texts(store, ids[start:end])
+        found = embed(decoder, pack._replace(input_ids=pack.input_ids.to(decoder.embed_tokens.weight.device)))
+        parts.append(found.cpu().numpy().astype(np.float16))
         start = end
     return np.concatenate(parts)
