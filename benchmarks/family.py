@@ -189,12 +189,50 @@ def differences(study: Study, by_seed: Sequence[Mapping[str, Row]]) -> list[str]
     return lines
 
 
+def draw(study: Study, by_seed: Sequence[Mapping[str, Row]], path: Path) -> None:
+    """Scores of all models at full size, and of two of them at fewer dimensions: means, and the range of the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [model.name for model in study.models]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=(1.2, 1), layout="constrained")
+    for place, name in enumerate(names):
+        mean, below, above = middle([rows[name]["macro"] for rows in by_seed])
+        left.errorbar(mean, place, xerr=[[below], [above]], fmt="o", color="#3f7fdc", capsize=3)
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    left.set_title("all dimensions", loc="left")
+    left.set_xlabel("mean over languages")
+    cuts = ("eighth", "quarter", "half", "macro")
+    for name, colour in (("small-matryoshka", "#139c94"), ("small-plain", "#e2702d")):
+        points = [middle([rows[name][cut] for rows in by_seed]) for cut in cuts]
+        means, below, above = zip(*points, strict=True)
+        right.errorbar(range(len(cuts)), means, yerr=[below, above], fmt="o-", color=colour, capsize=3, label=name)
+    right.set_xticks(range(len(cuts)), ["1/8", "1/4", "1/2", "all"])
+    right.set_xlabel("dimensions kept")
+    right.set_title("vectors cut short", loc="left")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+    figure.savefig(path, dpi=150)
+
+
+def middle(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, and how far the least and the largest are from it."""
+    mean = statistics.mean(values)
+    return mean, mean - min(values), max(values) - mean
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=["claims", "pruning", "distillation"])
     parser.add_argument("--recipe", type=Path, default=Path("recipes/family.toml"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, default=Path("build/family"), help="seed N goes to OUT/seed-N")
+    parser.add_argument("--picture", type=Path, help="of the claims: a PNG file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     tune_allocator()
@@ -202,6 +240,8 @@ def main() -> None:
         build_seed(arguments.recipe, arguments.study, seed, arguments.out / f"seed-{seed}") for seed in arguments.seeds
     ]
     study, by_seed = built[0][0], [rows for _, rows in built]
+    if arguments.picture is not None and arguments.study == "claims":
+        draw(study, by_seed, arguments.picture)
     if arguments.json:
         print(json.dumps({"study": arguments.study, "seeds": dict(zip(arguments.seeds, by_seed, strict=True))}))
         return

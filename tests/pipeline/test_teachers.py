@@ -116,6 +116,8 @@ def test_a_model_may_differ_from_its_recipe() -> None:
     [
         ("models.tiny-plain.training.temprature=1", "unknown key 'temprature'"),
         ("models.tiny-plain.training.distill=kl", "'mse', 'cosine' or 'relational'"),
+        ("models.tiny-plain.prune.calibration_texts=9", "scored once for all that are pruned from it"),
+        ("models.tiny-plain.training.symmetric_instruction_share=0.5", "tokenised once for all models"),
         ("models.tiny-plain.prune.depth=last", "'first', 'influence' or 'norm_change'"),
         ("models.tiny-plain.training.matryoshka_min_dim=64", "more than the hidden size 16 of tiny-plain"),
     ],

@@ -13,6 +13,13 @@ from f2llm.model.sizes import FAMILY, Shape, matryoshka_dims
 from f2llm.text.tokenizer import Tokenizer
 
 
+# Keys that a model cannot have for itself, because they decide of what several models share.
+_SHARED_KEYS = (
+    ("prune", "calibration_texts", "a parent is scored once for all that are pruned from it"),
+    ("training", "symmetric_instruction_share", "the texts are tokenised once for all models"),
+)
+
+
 def check_recipe(recipe: Recipe, file: RecipeFile, data_there: bool = True) -> None:
     """Raise the first ConfigError about the relations between the recipe's fields.
 
@@ -136,6 +143,9 @@ def _check_model(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfi
     except F2LLMError as error:
         place = ("sizes", model.size) if model.size in recipe.sizes else (*where, "size")
         raise file.fail(place, str(error)) from None
+    for section, key, reason in _SHARED_KEYS:
+        if key in getattr(model, section):
+            raise file.fail((*where, section, key), f"{reason}; set it in [{section}], for all models")
     for stage in model.stages:
         if not any(stage in source.stages for source in recipe.sources):
             raise file.fail(

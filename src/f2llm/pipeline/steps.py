@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from f2llm.core.config import MixtureConfig, ModelConfig, Recipe, SourceConfig
+from f2llm.core.config import MixtureConfig, ModelConfig, Recipe, SourceConfig, TrainingConfig
 from f2llm.core.errors import ConfigError, StorageError
 from f2llm.core.files import read_json, write_json
 from f2llm.core.log import log, warn
@@ -182,7 +182,7 @@ def train_stage(
         store,
         settings,
         place.directory,
-        upkeep=_upkeep(recipe),
+        upkeep=_upkeep(recipe.training_of(model)),
         teacher=_teacher(place, settings, teacher, match) if teacher else None,
         world=place.world,
         inputs=place.inputs,
@@ -291,8 +291,7 @@ def _mixture(mixture: MixtureConfig, store: TokenStore) -> Mixture:
     )
 
 
-def _upkeep(recipe: Recipe) -> Upkeep:
-    training = recipe.training
+def _upkeep(training: TrainingConfig) -> Upkeep:
     return Upkeep(
         checkpoint_every=training.checkpoint_every,
         keep_last=training.keep_last,
