@@ -12,7 +12,6 @@ from f2llm.model import checkpoint
 from f2llm.model.sizes import FAMILY, Shape, matryoshka_dims
 from f2llm.text.tokenizer import Tokenizer
 
-
 # Keys that a model cannot have for itself, because they decide of what several models share.
 _SHARED_KEYS = (
     ("prune", "calibration_texts", "a parent is scored once for all that are pruned from it"),
