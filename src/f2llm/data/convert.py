@@ -14,8 +14,12 @@ from f2llm.core.types import Example
 from f2llm.data.convert_classes import CLASS_CONVERTERS
 from f2llm.data.convert_cldr import CLDR_CONVERTERS
 from f2llm.data.convert_code import CODE_CONVERTERS
+from f2llm.data.convert_documents import DOCUMENT_CONVERTERS
+from f2llm.data.convert_nli import NLI_CONVERTERS
 from f2llm.data.convert_pairs import PAIR_CONVERTERS
 from f2llm.data.convert_released import RELEASED_CONVERTERS
+from f2llm.data.convert_sql import SQL_CONVERTERS
+from f2llm.data.convert_tables import TABLE_CONVERTERS
 from f2llm.data.converter import Converter, Drops
 
 __all__ = ["CONVERTERS", "Converter", "Drops", "check_options", "convert"]
@@ -25,6 +29,10 @@ _ALL: tuple[Converter[Any], ...] = (
     *PAIR_CONVERTERS,
     *CLASS_CONVERTERS,
     *CODE_CONVERTERS,
+    *TABLE_CONVERTERS,
+    *NLI_CONVERTERS,
+    *DOCUMENT_CONVERTERS,
+    *SQL_CONVERTERS,
     *RELEASED_CONVERTERS,
 )
 CONVERTERS: dict[str, Converter[Any]] = {converter.name: converter for converter in _ALL}

@@ -51,13 +51,13 @@ def cosqa(job: Job[CosqaOptions]) -> Iterator[Example]:
 
 
 class MbxpOptions(Options):
-    """`task`: from the problem to a solution, or from a solution to one in another language.
+    """`task`: from the problem to a solution, the way back, or from a solution to one in another language.
 
     `languages`: the programming languages to read, all when empty; `corpus`: the name under which other sources share
     the problems, by their number.
     """
 
-    task: Literal["text_to_code", "code_to_code"] = "text_to_code"
+    task: Literal["text_to_code", "code_to_text", "code_to_code"] = "text_to_code"
     languages: list[str] = []
     corpus: str = "mbpp"
 
@@ -76,10 +76,13 @@ def mbxp(job: Job[MbxpOptions]) -> Iterator[Example]:
         by_number[solution.number].append(solution)
     for solutions in by_number.values():
         for solution in solutions:
+            problem = solution._replace(lang="eng_Latn", code=solution.text)
             if job.options.task == "text_to_code":
-                yield _mbxp_row(job, solution.text, "eng_Latn", solution)
+                yield _mbxp_row(job, problem, solution)
+            elif job.options.task == "code_to_text":
+                yield _mbxp_row(job, solution, problem)
             elif partner := _in_another_language(solution, solutions, job.seed):
-                yield _mbxp_row(job, solution.code, solution.lang, partner)
+                yield _mbxp_row(job, solution, partner)
             else:
                 job.drops["solved in one language only"] += 1
 
@@ -89,10 +92,10 @@ def _in_another_language(solution: _Solution, solutions: list[_Solution], seed: 
     return first_allowed(solutions, start, lambda other: other.lang != solution.lang)
 
 
-def _mbxp_row(job: Job[MbxpOptions], query: str, lang: str, positive: _Solution) -> Example:
+def _mbxp_row(job: Job[MbxpOptions], query: _Solution, positive: _Solution) -> Example:
     return Example(
-        id=f"{lang}-{positive.lang}/{positive.number}", query=query, positive=positive.code, negatives=(),
-        task_type="retrieval", source=job.source, query_lang=lang, doc_lang=positive.lang,
+        id=f"{query.lang}-{positive.lang}/{positive.number}", query=query.code, positive=positive.code, negatives=(),
+        task_type="retrieval", source=job.source, query_lang=query.lang, doc_lang=positive.lang,
         groups=(f"{job.options.corpus}/{positive.number}",),
     )  # fmt: skip
 

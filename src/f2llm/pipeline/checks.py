@@ -142,9 +142,9 @@ def _check_model(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfi
     except F2LLMError as error:
         place = ("sizes", model.size) if model.size in recipe.sizes else (*where, "size")
         raise file.fail(place, str(error)) from None
-    for section, key, reason in _SHARED_KEYS:
-        if key in getattr(model, section):
-            raise file.fail((*where, section, key), f"{reason}; set it in [{section}], for all models")
+    for own, key, reason in _SHARED_KEYS:
+        if key in getattr(model, own):
+            raise file.fail((*where, own, key), f"{reason}; set it in [{own}], for all models")
     for stage in model.stages:
         if not any(stage in source.stages for source in recipe.sources):
             raise file.fail(
