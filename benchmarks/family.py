@@ -76,9 +76,14 @@ def distillations(parent: str) -> Study:
     found: dict[str, dict[str, Any] | None] = {
         "not distilled": None,
         "mse (the paper)": {},
+        "mse, weight 5": {"distill_weight": 5.0},
         "mse at every dimension": {"distill_matryoshka": True},
-        "cosine": {"distill": "cosine"},
-        "cosine at every dimension": {"distill": "cosine", "distill_matryoshka": True},
+        "cosine, weight 10": {"distill": "cosine", "distill_weight": 10.0},
+        "cosine at every dimension, weight 10": {
+            "distill": "cosine",
+            "distill_matryoshka": True,
+            "distill_weight": 10.0,
+        },
         "relational, weight 10": {"distill": "relational", "distill_weight": 10.0},
         "mse and hidden states": {"distill_hidden_weight": 1.0, "teacher_vectors": "online"},
     }

@@ -13,6 +13,7 @@ from f2llm.eval.evaluate import evaluate
 from f2llm.eval.tasks import EvalTask, build_task
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
+from f2llm.model.sizes import matryoshka_dims
 from f2llm.pipeline.checks import trained_dims
 from f2llm.pipeline.exporting import prompts
 from f2llm.pipeline.runner import Workplace
@@ -23,17 +24,26 @@ if TYPE_CHECKING:
 
 
 def evaluate_model(place: Workplace, recipe: Recipe, export: Export) -> None:
-    """Scores of a model on the held-out rows, with instructions if it was trained with them."""
+    """Scores of a model on the held-out rows, with instructions if it was trained with them.
+
+    At the dimensions that are usual for its size, also where it was not trained for them, so that models compare.
+    """
     embedder = Embedder(
         checkpoint.load(place.artifact(export.weights) / "model"),
         recipe_tokenizer(place, recipe),
         prompts(recipe),
         matryoshka_dims=trained_dims(recipe, export.model),
     )
-    scores = evaluate(embedder, evaluation_tasks(place, recipe), name=export.name, instructions=export.stage == 2)
+    tasks, dims = evaluation_tasks(place, recipe), evaluated_dims(recipe, embedder.decoder.shape.hidden)
+    scores = evaluate(embedder, tasks, name=export.name, dims=dims, instructions=export.stage == 2)
     write_json(place.directory / "timing.json", {"tokens_per_second": scores.pop("tokens_per_second")})
     write_json(place.directory / "scores.json", scores)
     log(f"  macro {scores['macro']:.3f}, " + ", ".join(f"{n} {t['score']:.3f}" for n, t in scores["tasks"].items()))
+
+
+def evaluated_dims(recipe: Recipe, hidden: int) -> list[int]:
+    """The nested dimensions of a model of this width, from the recipe's smallest (8 where it trains none) on."""
+    return matryoshka_dims(hidden, min(recipe.training.matryoshka_min_dim or 8, hidden))
 
 
 def evaluate_baselines(place: Workplace, recipe: Recipe) -> None:

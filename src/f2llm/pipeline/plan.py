@@ -202,7 +202,8 @@ def _export_steps(recipe: Recipe, file: RecipeFile, export: Export) -> list[Step
         "dims": trained_dims(recipe, export.model),
         "recipe": [recipe.name, recipe.description, recipe.license],
     }  # not the command, which the card shows too: one that gave the same weights still does
-    scored = {**_evaluation_config(recipe), "dims": config["dims"], "query_instruction": recipe.query_instruction}
+    dims = evaluation.evaluated_dims(recipe, model_shape(recipe, export.model, 1).hidden)
+    scored = {**_evaluation_config(recipe), "dims": dims, "query_instruction": recipe.query_instruction}
     evaluation_step = f"evaluate/{export.name}"
     score = partial(evaluation.evaluate_model, recipe=recipe, export=export)
     run = partial(exporting.export_model, recipe=recipe, file=file, export=export)
