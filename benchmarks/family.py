@@ -85,11 +85,18 @@ def distillations(parent: str) -> Study:
             "distill_weight": 10.0,
         },
         "relational, weight 10": {"distill": "relational", "distill_weight": 10.0},
-        "mse and hidden states": {"distill_hidden_weight": 1.0, "teacher_vectors": "online"},
+        "two layers, mse": {},
+        "two layers, mse and hidden states": {"distill_hidden_weight": 1.0, "teacher_vectors": "online"},
     }
     models = [
-        _small(parent, f"way-{number}", training=way or {}, teacher=None if way is None else parent)
-        for number, way in enumerate(found.values())
+        _small(
+            parent,
+            f"way-{number}",
+            size="deep" if name.startswith("two") else "small",
+            training=way or {},
+            teacher=None if way is None else parent,
+        )
+        for number, (name, way) in enumerate(found.items())
     ]
     names = dict(zip((model.name for model in models), found, strict=True))
     return Study(
@@ -123,6 +130,7 @@ def _small(
     parent: str,
     name: str,
     *,
+    size: str = "small",
     prune: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     teacher: str | None = None,
@@ -131,7 +139,7 @@ def _small(
     stage2 = {"max_steps": steps} if steps else {}
     return ModelConfig.model_validate(
         {
-            "name": name, "size": "small", "init": f"prune:{parent}", "stages": [2], "teacher": teacher,
+            "name": name, "size": size, "init": f"prune:{parent}", "stages": [2], "teacher": teacher,
             "prune": prune or {}, "training": training or {}, "stage2": stage2,
             "role": "family" if prune is not None else "ablation",
         }
@@ -147,7 +155,8 @@ def build_seed(path: Path, study: str, seed: int, out: Path) -> tuple[Study, dic
     found = chosen() if chosen else distillations(parent)
     if study != "claims":
         report = ReportConfig(default_model=parent)
-        recipe = recipe.model_copy(update={"models": [base, *found.models], "report": report})
+        sizes = recipe.sizes | {"deep": recipe.sizes["small"].model_copy(update={"layers": 2})}
+        recipe = recipe.model_copy(update={"models": [base, *found.models], "report": report, "sizes": sizes})
     plan = make_plan(recipe, file)
     wanted = [step for step in plan if not step.name.startswith(("report", "export/") if study != "claims" else ())]
     run_steps(wanted, out, seed=seed)

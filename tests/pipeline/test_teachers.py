@@ -76,8 +76,14 @@ def test_a_narrower_teacher_can_only_tell_relations(built: Built, tmp_path: Path
 
 
 def test_hidden_states_need_the_parent_as_teacher(built: Built, tmp_path: Path) -> None:
-    path = recipe_with(tmp_path, built, STUDENT + "training = { distill_hidden_weight = 1.0 }\n")
+    models = STUDENT.replace('"small"', '"base"') + "training = { distill_hidden_weight = 1.0 }\n"
+    path = recipe_with(tmp_path, built, models)
     assert "hidden states can be matched only with the model that student is pruned from" in complaint(path)
+
+
+def test_a_student_of_one_layer_has_no_hidden_states(built: Built) -> None:
+    with pytest.raises(ConfigError, match="only with two layers or more"):
+        check_recipe(*load_recipe(TINY, ["models.tiny-small.training.distill_hidden_weight=1.0"]))
 
 
 def test_a_pruned_student_matches_the_layers_it_was_cut_from(built: Built, tmp_path: Path) -> None:

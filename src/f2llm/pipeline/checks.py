@@ -177,6 +177,10 @@ def _check_teacher(
     if width < shape.hidden and recipe.training_of(model).distill != "relational":
         problem = f"{model.teacher} has {width} dims, fewer than the {shape.hidden} of {model.name}"
         raise file.fail(where, f'{problem}; take a larger teacher, or distill = "relational"')
+    if matches_hidden(recipe, model) and shape.layers < 2:
+        raise file.fail(
+            where, "hidden states can be matched only with two layers or more: the last one's is the vector"
+        )
     if matches_hidden(recipe, model) and model.pruned_from != model.teacher:
         problem = f"hidden states can be matched only with the model that {model.name} is pruned from"
         raise file.fail(where, f'{problem}; write init = "prune:{model.teacher}", or distill_hidden_weight = 0')
