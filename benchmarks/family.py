@@ -87,6 +87,8 @@ def distillations(parent: str) -> Study:
         "relational, weight 10": {"distill": "relational", "distill_weight": 10.0},
         "two layers, mse": {},
         "two layers, mse and hidden states": {"distill_hidden_weight": 1.0, "teacher_vectors": "online"},
+        f"{SHORT} steps, not distilled": None,
+        f"{SHORT} steps, mse": {},
     }
     models = [
         _small(
@@ -95,6 +97,7 @@ def distillations(parent: str) -> Study:
             size="deep" if name.startswith("two") else "small",
             training=way or {},
             teacher=None if way is None else parent,
+            steps=SHORT if "steps" in name else None,
         )
         for number, (name, way) in enumerate(found.items())
     ]

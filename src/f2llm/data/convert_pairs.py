@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -37,9 +38,9 @@ class BitextOptions(Options):
 
 def bitext_lines(job: Job[BitextOptions]) -> Iterator[Example]:
     """Each line with the same line in the other language; the held-out unit is the document, or else the line."""
-    files = _files_by_code(job.path, job.options.files)
+    files = files_by_code(job.path, job.options.files)
     units = _units(job)
-    for left, right in _code_pairs(job.options.pairs, sorted(files)):
+    for left, right in code_pairs(job.options.pairs, sorted(files)):
         query_lang, doc_lang = language(left).tag, language(right).tag
         if query_lang == doc_lang:  # varieties of one language: nearly the same text twice
             continue
@@ -54,7 +55,7 @@ def bitext_lines(job: Job[BitextOptions]) -> Iterator[Example]:
             )  # fmt: skip
 
 
-def _files_by_code(root: Path, patterns: list[str]) -> dict[str, Path]:
+def files_by_code(root: Path, patterns: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for pattern in reversed(patterns):
         if "{code}" not in pattern:
@@ -63,7 +64,7 @@ def _files_by_code(root: Path, patterns: list[str]) -> dict[str, Path]:
     return found
 
 
-def _code_pairs(pairs: list[list[str]], codes: list[str]) -> Iterator[tuple[str, str]]:
+def code_pairs(pairs: list[list[str]], codes: list[str]) -> Iterator[tuple[str, str]]:
     seen = set()
     for left, right in pairs:
         for query in codes if left == "*" else [left]:
@@ -130,6 +131,7 @@ def squad(job: Job[SquadOptions]) -> Iterator[Example]:
 
     The held-out unit is the article: its title, which translations of the data share, or its first paragraph.
     """
+    seen: Counter[str] = Counter()
     for path, query_code, doc_code in _squad_files(job):
         query_lang, doc_lang = language(query_code).tag, language(doc_code).tag
         for number, article in enumerate(field(read_json(path), "data", list, str(path))):
@@ -147,11 +149,17 @@ def squad(job: Job[SquadOptions]) -> Iterator[Example]:
                         job.drops["unanswerable question"] += 1
                         continue
                     yield Example(
-                        id=f"{query_code}-{doc_code}/{question.get('id')}",
+                        id=_own_id(f"{query_code}-{doc_code}/{question.get('id')}", seen),
                         query=field(question, "question", str, place), positive=context, negatives=others,
                         task_type="retrieval", source=job.source, query_lang=query_lang, doc_lang=doc_lang,
                         groups=(unit,),
                     )  # fmt: skip
+
+
+def _own_id(identifier: str, seen: Counter[str]) -> str:
+    """The id, with a number where other questions had it before (TyDi QA)."""
+    seen[identifier] += 1
+    return identifier if seen[identifier] == 1 else f"{identifier}#{seen[identifier]}"
 
 
 def _squad_files(job: Job[SquadOptions]) -> Iterator[tuple[Path, str, str]]:

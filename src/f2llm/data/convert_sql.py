@@ -1,0 +1,80 @@
+"""Text and SQL: the text2sql collection, where one SQL query has many questions and both have variables.
+
+Entries stream, so a file of any size (WikiSQL: 65 MB) is one entry in memory; 80,000 questions take 10 s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from f2llm.core.types import Example
+from f2llm.data.converter import Converter, Job, Options
+from f2llm.data.readers import field, find_file, read_json_array
+
+
+class SqlOptions(Options):
+    """`files`: names below the path; `task`: from the question to the query, or from the query to a question.
+
+    `leave_out`: values of `question-split` to leave out. `corpus`: the name under which other sources share the
+    queries; the name of the directory where empty.
+    """
+
+    files: Annotated[list[str], Field(min_length=1)]
+    task: Literal["text_to_sql", "sql_to_text"] = "text_to_sql"
+    leave_out: list[str] = []
+    corpus: str = ""
+
+
+def text_to_sql(job: Job[SqlOptions]) -> Iterator[Example]:
+    """Each question with its SQL query, both with the question's values in place of the variables.
+
+    The held-out unit is the query without its values: its questions say the same in other words.
+    """
+    corpus = job.options.corpus or job.path.resolve().name
+    for name in job.options.files:
+        path = find_file(job.path, name)
+        stem = path.name.partition(".")[0]
+        for number, entry in read_json_array(path):
+            place = f"{path}, entry {number}"
+            sentences = field(entry, "sentences", list, place)
+            if not any(statement.strip() for statement in field(entry, "sql", list, place)):
+                job.drops["no SQL"] += len(sentences)
+                continue
+            for at, sentence in enumerate(sentences, 1):
+                if sentence.get("question-split") in job.options.leave_out:
+                    job.drops[f"question-split {sentence['question-split']!r} left out"] += 1
+                    continue
+                text, sql = _filled(entry, sentence, place)
+                yield _example(job, f"{stem}/{number}.{at}", text, sql, f"{corpus}/{stem}/{number}")
+
+
+def _example(job: Job[SqlOptions], name: str, text: str, sql: str, unit: str) -> Example:
+    sides = [(text, "eng_Latn"), (sql, "sql")]
+    (query, query_lang), (positive, doc_lang) = sides if job.options.task == "text_to_sql" else reversed(sides)
+    return Example(
+        id=name, query=query, positive=positive, negatives=(), task_type="retrieval", source=job.source,
+        query_lang=query_lang, doc_lang=doc_lang, groups=(unit,),
+    )  # fmt: skip
+
+
+def _filled(entry: Any, sentence: Any, place: str) -> tuple[str, str]:
+    """The question and its query with values; a variable that the question does not tell has its usual value."""
+    values = {variable["name"]: variable["example"] for variable in entry.get("variables", [])}
+    values |= {name: value for name, value in field(sentence, "variables", dict, place).items() if value}
+    # WikiSQL's own wording: its template replaces every "1" by a variable whose value is 1, also that in 2010.
+    text = sentence.get("original") or _fill(field(sentence, "text", str, place), values)
+    return text, _fill(next(statement for statement in entry["sql"] if statement.strip()), values)
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    if not values:
+        return template
+    names = "|".join(sorted(map(re.escape, values), key=len, reverse=True))
+    return re.sub(rf"\b({names})\b", lambda match: values[match[1]], template)
+
+
+SQL_CONVERTERS = (Converter("text_to_sql", "retrieval", SqlOptions, text_to_sql),)

@@ -1,0 +1,221 @@
+"""Where the rows went: a table and a picture of every reason for which rows were dropped, per source.
+
+Both read the counts that `clean` writes to `drops.json`: {source: {"rows": n, "train": n, "eval": n, "dropped":
+{reason: n}}}; `add_drops` puts the counts of a later step (duplicates, leaks) into them. The picture is a Sankey
+diagram: sources on the left, what became of their rows on the right, every band as wide as its rows are many. The
+smallest sources and reasons are put together, so that at most 24 and 14 are drawn; the table shows them all. Cost: half
+a second a picture. Names in letters that DejaVu Sans lacks show as boxes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from f2llm.core.errors import DataError
+from f2llm.core.extras import optional
+
+Counts = Mapping[str, Mapping[str, Any]]
+Flows = dict[str, Counter[str]]
+TRAINING, EVALUATION = "training", "evaluation"
+INK, MUTED = "#1c2128", "#767d87"
+COLOURS = ("#3f7fdc", "#139c94", "#6a9f1e", "#d19a08", "#e2702d", "#d3486a", "#9a5fd0", "#8a7464", "#5b6fb5", "#3f9a5c")
+_STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.color": INK, "svg.fonttype": "none"}
+_NODE = 0.018  # width of a node's bar
+_GAP = 0.012  # least air between two nodes of a column, as a share of its height
+
+
+def check_counts(counts: Counts) -> None:
+    """DataError where the rows of a source are not all accounted for."""
+    for source, found in counts.items():
+        out = found["train"] + found["eval"] + sum(found["dropped"].values())
+        if found["rows"] != out:
+            raise DataError(f"source {source!r}: {found['rows']:,} rows in, {out:,} accounted for; run clean again")
+
+
+def add_drops(counts: Counts, dropped: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+    """The counts after a step that took `dropped` ({source: {reason: rows}}) out of the training rows."""
+    result = {}
+    for source, found in counts.items():
+        more = Counter(dropped.get(source, {}))
+        reasons = Counter(found["dropped"]) + more
+        result[source] = {**found, "train": found["train"] - more.total(), "dropped": dict(reasons.most_common())}
+    return result
+
+
+def flow_table(counts: Counts) -> Table:
+    """Rows of each source by what became of them, largest first, with sums; the longer list runs down the table."""
+    check_counts(counts)
+    flows = _flows(counts)
+    total = _totals(flows)
+    reasons = [name for name, _ in total.most_common() if name not in (TRAINING, EVALUATION)]
+    sources = sorted(flows, key=lambda name: (-flows[name].total(), name))
+    columns = {"all": total, **{source: flows[source] for source in sources}}
+    ends = ["rows", TRAINING, EVALUATION, *reasons]
+    cells = {
+        (name, end): flow.total() if end == "rows" else flow[end] for name, flow in columns.items() for end in ends
+    }
+    if len(columns) > len(ends):
+        return _table("source", list(columns), ends, cells)
+    return _table("", ends, list(columns), {(end, name): rows for (name, end), rows in cells.items()})
+
+
+def _table(title: str, rows: list[str], columns: list[str], cells: Mapping[tuple[str, str], int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(title)
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        numbers = (cells[row, column] for column in columns)
+        table.add_row(row, *(f"{number:,}" if number else "·" for number in numbers))
+    return table
+
+
+def _flows(counts: Counts) -> Flows:
+    """Rows from each source to each end."""
+    found = {}
+    for source, numbers in counts.items():
+        ends = {TRAINING: numbers["train"], EVALUATION: numbers["eval"], **numbers["dropped"]}
+        found[source] = Counter({end: rows for end, rows in ends.items() if rows})
+    return found
+
+
+def _totals(flows: Flows) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for flow in flows.values():
+        total.update(flow)
+    return total
+
+
+def flow_picture(counts: Counts, *, most_sources: int = 24, most_reasons: int = 14) -> Any:
+    """The Sankey diagram as a matplotlib figure; needs the extra `report`."""
+    check_counts(counts)
+    flows = _merge_ends(_merge_sources(_flows(counts), most_sources), most_reasons)
+    with optional("matplotlib", "report").rc_context(_STYLE):
+        return _draw(flows)
+
+
+def flow_png(counts: Counts) -> bytes:
+    """The picture on white, 150 dots per inch."""
+    buffer = io.BytesIO()
+    flow_picture(counts).savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _merge_sources(flows: Flows, most: int) -> Flows:
+    """Sources with rows, largest first; the smallest as one, where there are more than `most`."""
+    order = sorted((name for name in flows if flows[name]), key=lambda name: (-flows[name].total(), name))
+    if len(order) <= most:
+        return {name: flows[name] for name in order}
+    rest = order[most - 1 :]
+    kept = {name: flows[name] for name in order[: most - 1]}
+    return kept | {f"{len(rest)} other sources": _totals({name: flows[name] for name in rest})}
+
+
+def _merge_ends(flows: Flows, most: int) -> Flows:
+    """The same with at most `most` reasons, the rarest put together."""
+    reasons = [name for name, _ in _totals(flows).most_common() if name not in (TRAINING, EVALUATION)]
+    if len(reasons) <= most:
+        return flows
+    rest = set(reasons[most - 1 :])
+    merged: Flows = {source: Counter() for source in flows}
+    for source, flow in flows.items():
+        for end, rows in flow.items():
+            merged[source][f"{len(rest)} other reasons" if end in rest else end] += rows
+    return merged
+
+
+@dataclass
+class _Node:
+    """A bar of the picture; `top` is where its next band begins."""
+
+    name: str
+    rows: int
+    colour: str
+    middle: float = 0.0
+    top: float = 0.0
+
+
+def _draw(flows: Flows) -> Any:
+    total = _totals(flows)
+    ends = [name for name in (TRAINING, EVALUATION) if total[name]]
+    ends += [name for name, _ in total.most_common() if name not in (TRAINING, EVALUATION)]
+    left = [_Node(name, flow.total(), MUTED) for name, flow in flows.items()]
+    right = [_Node(name, total[name], _colour(name, place)) for place, name in enumerate(ends)]
+    most = max(len(left), len(right), 1)
+    height = max(2.6, 0.27 * most + 0.8)
+    figure = optional("matplotlib.figure", "report").Figure(figsize=(10.4, height))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(-0.75, 1.88), ylim=(-0.04, 1.04))
+    axes.axis("off")
+    scale = (1 - _GAP * (most - 1)) / max(total.total(), 1)
+    for nodes in (left, right):
+        _stack(nodes, scale)
+    _bands(axes, flows, left, right, scale)
+    for nodes in (left, right):
+        _bars(axes, nodes, nodes is right, scale, total.total(), 0.19 / height)
+    return figure
+
+
+def _colour(end: str, place: int) -> str:
+    return {TRAINING: MUTED, EVALUATION: COLOURS[0]}.get(end) or COLOURS[1:][place % (len(COLOURS) - 1)]
+
+
+def _stack(nodes: list[_Node], scale: float) -> None:
+    """Places the bars of a column from the top, so that it fills the height."""
+    used = sum(node.rows for node in nodes) * scale
+    gap = (1 - used) / (len(nodes) - 1) if len(nodes) > 1 else 0.0
+    top = 1.0 if len(nodes) > 1 else 0.5 + used / 2
+    for node in nodes:
+        node.top, node.middle = top, top - node.rows * scale / 2
+        top -= node.rows * scale + gap
+
+
+def _bands(axes: Any, flows: Flows, left: list[_Node], right: list[_Node], scale: float) -> None:
+    x = np.linspace(0, 1, 60)
+    curve = x * x * (3 - 2 * x)
+    for source in left:
+        for end in right:
+            height = flows[source.name][end.name] * scale
+            if height:
+                upper = source.top + (end.top - source.top) * curve
+                alpha = 0.28 if end.name == TRAINING else 0.6
+                axes.fill_between(x, upper - height, upper, color=end.colour, alpha=alpha, linewidth=0)
+                source.top, end.top = source.top - height, end.top - height
+
+
+def _bars(axes: Any, nodes: list[_Node], right: bool, scale: float, total: int, gap: float) -> None:
+    """Bars with their names and rows beside them; a thin line ties a label to a bar that it had to leave."""
+    edge, away = (1 + _NODE, 0.04) if right else (-_NODE, -0.04)
+    tie = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+    tie["relpos"] = (0.0 if right else 1.0, 0.5)
+    for node, place in zip(nodes, _apart([node.middle for node in nodes], gap), strict=True):
+        height = max(node.rows * scale, 0.002)
+        axes.bar(1 if right else -_NODE, height, _NODE, node.middle - height / 2, align="edge", color=node.colour)
+        share = f"{node.rows / max(total, 1):.1%}" if 1000 * node.rows >= total else "<0.1%"
+        text = f"{_clip(node.name)}  {node.rows:,} ({share})"
+        side = "left" if right else "right"
+        axes.annotate(text, (edge, node.middle), (edge + away, place), ha=side, va="center", fontsize=8, arrowprops=tie)
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """Descending positions near `places` that are at least `gap` apart, none below 0."""
+    found: list[float] = []
+    for place in places:
+        found.append(min(place, found[-1] - gap) if found else place)
+    lowest = 0.0
+    for index in reversed(range(len(found))):
+        found[index] = max(found[index], lowest)
+        lowest = found[index] + gap
+    return found
+
+
+def _clip(name: str, length: int = 36) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
