@@ -149,7 +149,7 @@ def test_in_place_and_again(model_directory: Path, corpus: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, ConfigError, "give languages, a corpus, or both"),
+        ({}, ConfigError, "give --languages, --corpus, or both"),
         ({"languages": ["eng", "xyzzy"]}, ConfigError, "no language 'xyzzy'"),
         ({"languages": ["eng_Abcd"]}, ConfigError, "no script 'Abcd'"),
         ({"languages": ["eng"], "coverage": 0}, ConfigError, "coverage is 0; give a share"),
