@@ -20,15 +20,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from f2llm.core.allocator import tune_allocator
 from f2llm.core.config import ModelConfig, Recipe, ReportConfig, load_recipe
 from f2llm.core.files import read_json
+from f2llm.core.types import Importance
+from f2llm.data.examples import read_examples
+from f2llm.model import checkpoint
+from f2llm.model.embedder import Embedder
+from f2llm.model.importance import load_scores, top
 from f2llm.pipeline.plan import exports, make_plan
-from f2llm.pipeline.runner import run_steps
+from f2llm.pipeline.runner import Workplace, run_steps
+from f2llm.pipeline.steps import SCORES, recipe_tokenizer
 
 SHORT = 60  # steps that tell how good a start was
 Row = dict[str, float]
@@ -178,6 +184,34 @@ def scores(path: Path) -> Row:
     return {"macro": content["macro"], "retrieval": statistics.mean(retrieval), **cut}
 
 
+def effective_ranks(path: Path, seed: int, out: Path) -> dict[str, float]:
+    """Of the parent's stage-1 vectors of held-out texts, over the channels that each importance keeps for half a width.
+
+    (sum of eigenvalues)^2 / sum of their squares, of the covariance: how many directions carry the vectors.
+    """
+    recipe, _ = load_recipe(path, [f"seed={seed}"])
+    parent = next(model.name for model in recipe.models if model.stages == [1, 2])
+    place, weights = Workplace(out, out, seed), f"train/{parent}/stage1"
+    scores = load_scores(out / "score" / parent / SCORES, weights)
+    assert scores is not None
+    embedder = Embedder(checkpoint.load(out / weights / "model"), recipe_tokenizer(place, recipe))
+    texts = [
+        text for row in read_examples(out / "clean" / "eval" / "ntrex.parquet") for text in (row.query, row.positive)
+    ]
+    vectors = torch.from_numpy(embedder.encode(list(dict.fromkeys(texts)), normalize=False))
+    width = embedder.dims
+    found = {"all": effective_rank(vectors)}
+    for importance in get_args(Importance):
+        channels = top(scores.hidden([0], importance, "sum", seed), width // 2)
+        found[importance] = effective_rank(vectors[:, channels])
+    return found
+
+
+def effective_rank(vectors_ND: torch.Tensor) -> float:
+    values = torch.linalg.eigvalsh(vectors_ND.T.cov()).clamp_min(0)
+    return float(values.sum().square() / values.square().sum())
+
+
 def spread(values: Sequence[float]) -> str:
     mean = statistics.mean(values)
     if len(values) < 2:
@@ -263,6 +297,11 @@ def main() -> None:
         print(json.dumps({"study": arguments.study, "seeds": dict(zip(arguments.seeds, by_seed, strict=True))}))
         return
     print("\n".join([*table(study, by_seed), "", *differences(study, by_seed)]))
+    if arguments.study == "pruning":
+        print("effective rank of the parent's vectors, over the channels that are kept:")
+        for seed in arguments.seeds:
+            ranks = effective_ranks(arguments.recipe, seed, arguments.out / f"seed-{seed}")
+            print(f"- seed {seed}: " + ", ".join(f"{name} {rank:.1f}" for name, rank in ranks.items()))
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     print(f"\n{date.today()}, seeds {arguments.seeds}, {machine}, torch {torch.__version__}")
 
