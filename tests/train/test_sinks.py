@@ -1,6 +1,5 @@
 """Trackers get the numbers, stay off the network, and never stop a run."""
 
-import io
 import os
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from huggingface_hub import constants
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from f2llm.core.errors import ConfigError, MissingDependencyError
-from f2llm.core.log import console
 from f2llm.train import sinks
 from f2llm.train.sinks import open_sinks
 
@@ -155,9 +153,10 @@ def test_a_broken_sink_is_dropped_with_one_warning(at: str, tmp_path: Path, monk
     assert len(scalars(tmp_path)["loss"]) == 3
 
 
-def test_the_warning_survives_brackets_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_warning_survives_brackets_in_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sinks, "_package", lambda _: None)
     monkeypatch.setitem(sinks.SINKS, "trackio", lambda *_: Broken("open"))
-    monkeypatch.setattr(console, "file", io.StringIO())
     open_sinks(["trackio"], tmp_path, "run", {}, False)
-    assert "OSError: [/disk] is gone" in console.file.getvalue()
+    assert "OSError: [/disk] is gone" in " ".join(capsys.readouterr().err.split())
