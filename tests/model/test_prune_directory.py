@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -45,6 +46,25 @@ def test_several_targets_from_one_pass(
     [again] = prune_directory(model_directory, ["params=20K"], calibration, tmp_path / "third")
     assert 19_600 <= again.shape.parameters <= 20_000
     assert again.scores == found[0].scores
+
+
+def test_nothing_but_a_model_is_replaced(model_directory: Path, calibration: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(model_directory, tmp_path / "mine" / "model"))
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    for out, message in (
+        (tmp_path / "mine", "would replace the input"),
+        (source, "would replace the input"),
+        (tmp_path, "would replace the input"),
+        (calibration, "exists and is no model"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            prune_directory(source, ["mlp=40"], calibration, out)
+    with pytest.raises(ConfigError, match="exists and is no model"):
+        prune_directory(model_directory, ["mlp=40"], calibration, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+    assert (source / "config.json").exists()
+    prune_directory(model_directory, ["mlp=40"], calibration, source)  # another model may be replaced
+    assert checkpoint.read_shape(source).mlp == 40
 
 
 def test_an_own_text_is_scored_anew(model_directory: Path, calibration: Path, tmp_path: Path) -> None:

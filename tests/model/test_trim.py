@@ -139,9 +139,9 @@ def test_the_card_grows(model_directory: Path, corpus: Path, tmp_path: Path) -> 
     assert "| swa | 0." in card
 
 
-def test_in_place_and_again(model_directory: Path, corpus: Path, tmp_path: Path) -> None:
+def test_trimmed_again_it_stays_the_same(model_directory: Path, corpus: Path, tmp_path: Path) -> None:
     first = trim.trim(model_directory, tmp_path / "out", corpus=corpus, coverage=1.0)
-    second = trim.trim(tmp_path / "out", tmp_path / "out", corpus=corpus, coverage=1.0)
+    second = trim.trim(tmp_path / "out", tmp_path / "again", corpus=corpus, coverage=1.0)
     assert second.tokens_before == second.tokens_after == first.tokens_after
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

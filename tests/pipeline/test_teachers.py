@@ -68,6 +68,17 @@ def test_a_teacher_with_another_tokenizer_is_refused(built: Built, tmp_path: Pat
     assert "'../nowhere' is neither a model of this recipe (student) nor a directory" in complaint(neither)
 
 
+def test_a_start_from_outside_must_fit(built: Built, tmp_path: Path, model_directory: Path) -> None:
+    start = 'init = "TEACHER"\nstages = [2]\n'
+    models = STUDENT.replace('teacher = "TEACHER"\n', "").replace("stages = [2]\n", start)
+    assert "has hidden 32, but size 'small' has 16" in complaint(recipe_with(tmp_path, built, models))
+    assert "this recipe trains another" in complaint(recipe_with(tmp_path, built, models, own_tokenizer=True))
+    other = models.replace("TEACHER", str(model_directory))
+    assert "the ids must mean the same" in complaint(recipe_with(tmp_path, built, other))
+    fitting = recipe_with(tmp_path, built, models.replace('"small"', '"base"'))
+    check_recipe(*load_recipe(fitting))
+
+
 def test_a_narrower_teacher_can_only_tell_relations(built: Built, tmp_path: Path) -> None:
     wide = STUDENT.replace('"small"', '"wide"') + "\n[sizes.wide]\nhidden = 64\nlayers = 1\nmlp = 24\nheads = 2\n"
     path = recipe_with(tmp_path, built, wide + "kv_heads = 1\nhead_dim = 16\n")

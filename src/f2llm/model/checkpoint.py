@@ -91,7 +91,7 @@ def save(
     default_prompt_name: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the complete directory, atomically: an existing one is replaced when the new one is whole.
+    """Write the complete directory, atomically: an existing model is replaced when the new one is whole.
 
     `prompts` maps a name (`query`, `document`, a task) to the text put before the input; `document` is "" unless given.
     `card` is the README. `max_seq_length` is the readers' limit in tokens, EOS included.
@@ -103,6 +103,7 @@ def save(
             f"the tokenizer has {tokenizer.vocab_size} ids, the token table {decoder.shape.vocab_size} rows; "
             f"give the shape a vocab_size of at least {tokenizer.vocab_size}"
         )
+    check_out(directory)
     directory, tokenizer = Path(directory), tokenizer.limited_to(max_seq_length)
     prompts = {"document": "", **prompts}
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -116,6 +117,17 @@ def save(
             replace_directory(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_out(out: Path | str, sources: Sequence[Path] = ()) -> None:
+    """ConfigError where writing a model to `out` would delete something else: one of `sources`, or other files."""
+    out = Path(out)
+    target = out.resolve()
+    for source in sources:
+        if target in (source.resolve(), *source.resolve().parents):
+            raise ConfigError(f"--out is {out}, and to write it would replace the input {source}; choose another --out")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
+        raise ConfigError(f"{out} exists and is no model, so it is not replaced; choose a new folder for --out")
 
 
 @dataclass(frozen=True)

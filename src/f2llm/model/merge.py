@@ -103,10 +103,7 @@ def _check_places(paths: Sequence[Path], out: Path) -> None:
             f"the first model, {paths[0]}, is a weights file, which has no tokenizer and no prompts; put the model "
             "directory that it was trained for first"
         )
-    target = out.resolve()
-    for path in paths:
-        if target in (path.resolve(), *path.resolve().parents):
-            raise ConfigError(f"out is {out}, and to write it would replace the input {path}; choose another --out")
+    checkpoint.check_out(out, paths)
 
 
 def _milestone(file: Path, shape: Shape, first: str) -> StoredWeights:

@@ -77,14 +77,15 @@ def prune_directory(
     if not targets:
         raise ConfigError("there is no target; give --to, for example --to 80M")
     weights = StoredWeights(directory, checkpoint.read_shape(directory))
-    for target in targets:
+    places = [out if len(targets) == 1 else out / re.sub(r"[^\w.-]+", "-", target) for target in targets]
+    for target, place in zip(targets, places, strict=True):
         parse_target(target, weights.shape, None, rule)
+        checkpoint.check_out(place, [directory])
     settings = checkpoint.read_settings(directory)
     scores, path = _scores(weights, settings.tokenizer, calibration, out, calibration_tokens, seed)
     results = []
-    for target in targets:
+    for target, place in zip(targets, places, strict=True):
         shape = parse_target(target, weights.shape, scores, rule)
-        place = out if len(targets) == 1 else out / re.sub(r"[^\w.-]+", "-", target)
         _write(
             weights, settings, choose(weights.shape, scores, shape, rule), place, directory.name, rule, scores.tokens
         )

@@ -87,6 +87,7 @@ def trim(
     scripts, files = scripts_of(languages), {} if corpus is None else read_corpus(Path(corpus))
     texts: dict[str, Iterable[str]] = {**(samples or {}), **files}
     source = checkpoint.resolve(directory)
+    checkpoint.check_out(out, [source])
     settings = checkpoint.read_settings(source)
     before = {label: count_tokens(settings.tokenizer, texts[label]) for label in texts}
     wanted = _tokens_of_prompts(settings) | (tokens_of_scripts(settings.tokenizer, scripts) if scripts else set())

@@ -171,7 +171,12 @@ def _check_teacher(
         both = f"{model.name} and {model.teacher} must both train in it"
         raise file.fail(where, f"distillation happens in stage 2; {both}")
     if teacher is None:
-        width = _external_width(recipe, file, where, model.teacher)
+        if not file.resolve(model.teacher).is_dir():
+            known, place = ", ".join(other.name for other in recipe.models), file.resolve(model.teacher)
+            raise file.fail(
+                where, f"{model.teacher!r} is neither a model of this recipe ({known}) nor a directory ({place})"
+            )
+        width = _external_shape(recipe, file, where, model.teacher, "teacher").hidden
     else:
         width = model_shape(recipe, teacher, 1000).hidden
     if width < shape.hidden and recipe.training_of(model).distill != "relational":
@@ -186,14 +191,11 @@ def _check_teacher(
         raise file.fail(where, f'{problem}; write init = "prune:{model.teacher}", or distill_hidden_weight = 0')
 
 
-def _external_width(recipe: Recipe, file: RecipeFile, where: tuple[str | int, ...], path: str) -> int:
-    """Width of a teacher outside of the recipe, after its tokenizer was found to be the recipe's."""
+def _external_shape(recipe: Recipe, file: RecipeFile, where: tuple[str | int, ...], path: str, role: str) -> Shape:
+    """Shape of a model outside of the recipe, after its tokenizer was found to be the recipe's."""
     directory = file.resolve(path)
-    if not directory.is_dir():
-        known = ", ".join(model.name for model in recipe.models)
-        raise file.fail(where, f"{path!r} is neither a model of this recipe ({known}) nor a directory ({directory})")
     if recipe.tokenizer.path is None:
-        problem = f"the teacher {path} has its own tokenizer, and this recipe trains another"
+        problem = f"the {role} {path} has its own tokenizer, and this recipe trains another"
         raise file.fail(where, f'{problem}; write [tokenizer] path = "{path}/tokenizer.json"')
     try:
         own, other = (Tokenizer.load(place, 2) for place in (file.resolve(recipe.tokenizer.path), directory))
@@ -201,11 +203,10 @@ def _external_width(recipe: Recipe, file: RecipeFile, where: tuple[str | int, ..
     except F2LLMError as error:
         raise file.fail(where, str(error)) from None
     if own.vocabulary_digest() != other.vocabulary_digest():
-        problem = (
-            f"teacher and student must share the tokenizer, and that of {path} differs from {recipe.tokenizer.path}"
-        )
-        raise file.fail(where, f"{problem}; train with the teacher's, or choose another teacher")
-    return shape.hidden
+        problem = f"{role} and student must share the tokenizer" if role == "teacher" else "the ids must mean the same"
+        problem = f"{problem}, and that of {path} differs from {recipe.tokenizer.path}"
+        raise file.fail(where, f"{problem}; train with the tokenizer of {path}, or choose another {role}")
+    return shape
 
 
 def _check_init(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig, shape: Shape, paths: _Paths) -> None:
@@ -213,6 +214,8 @@ def _check_init(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig
     if model.pruned_from is None:
         if model.init != "random":
             paths.must_exist(where, model.init)
+            if file.resolve(model.init).is_dir():
+                _check_start(recipe, file, where, model, shape)
         return
     parent = _named(recipe, file, where, model.pruned_from)
     if 1 not in parent.stages:
@@ -226,6 +229,17 @@ def _check_init(recipe: Recipe, file: RecipeFile, index: int, model: ModelConfig
             raise file.fail(where, f"{problem}; pruning only shrinks")
     if (shape.heads, shape.kv_heads, shape.head_dim) != (large.heads, large.kv_heads, large.head_dim):
         raise file.fail(where, f"heads, kv_heads and head_dim must equal those of {parent.name}: heads are not pruned")
+
+
+def _check_start(
+    recipe: Recipe, file: RecipeFile, where: tuple[str | int, ...], model: ModelConfig, shape: Shape
+) -> None:
+    """The directory that a model starts from has its shape and the recipe's tokenizer."""
+    found = _external_shape(recipe, file, where, model.init, "start")
+    for field in ("hidden", "layers", "mlp", "heads", "kv_heads", "head_dim"):
+        if getattr(found, field) != getattr(shape, field):
+            problem = f"{model.init} has {field} {getattr(found, field)}, but size {model.size!r} has"
+            raise file.fail(where, f"{problem} {getattr(shape, field)}; name the size that it has")
 
 
 def _named(recipe: Recipe, file: RecipeFile, where: tuple[str | int, ...], name: str) -> ModelConfig:
