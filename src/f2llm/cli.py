@@ -71,11 +71,12 @@ def build(
 ) -> None:
     """Run a recipe: data, training, pruning, distillation, evaluation, export, report. Finished steps are skipped."""
     from f2llm.pipeline.build import build as run
-    from f2llm.pipeline.build import dry_run
-    from f2llm.pipeline.devices import find_device
-    from f2llm.pipeline.plan_table import print_plan
 
     if dry:
+        from f2llm.pipeline.build import dry_run
+        from f2llm.pipeline.devices import find_device
+        from f2llm.pipeline.plan_table import print_plan
+
         plan = dry_run(recipe, find_device(device, devices, share), out=out_dir, overrides=overrides)
         if as_json:
             print(json.dumps(plan.to_json(), ensure_ascii=False))

@@ -37,7 +37,7 @@ def run(name: str, root: Path, drops: Drops | None = None, **options: Any) -> li
         ("cldr_kind", Path("x"), {}, "has its data built in; remove `path`"),
         ("squad", None, {"language": "en"}, "reads files; give its source a `path`"),
         ("squad", Path("x"), {}, "give either `files`"),
-        ("csv_classes", Path("x"), {}, "the option 'language' is required"),
+        ("classes_table", Path("x"), {}, "converter 'classes_table': give either `language`, or `files` with"),
         ("lines_two_way", Path("x"), {"language": "en", "classes": {"a": "x", "b": "x"}}, "different label texts"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_missing_path(tmp_path: Path) -> None:
         next(convert("squad", tmp_path / "gone", "s", {"language": "en"}, 0))
     (tmp_path / "a.csv").write_text("text,label\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="no language 'klingon'"):
-        next(convert("csv_classes", tmp_path / "a.csv", "s", {"language": "klingon"}, 0))
+        next(convert("classes_table", tmp_path / "a.csv", "s", {"language": "klingon"}, 0))
 
 
 def bitext_folder(tmp_path: Path) -> Path:
@@ -122,10 +122,10 @@ def test_squad(tmp_path: Path) -> None:
         run("squad", path, language="en")
 
 
-def test_csv_classes(tmp_path: Path) -> None:
+def test_classes_table(tmp_path: Path) -> None:
     path, drops = tmp_path / "a.csv", Drops()
     path.write_text("text,label\na,x\nA,x\nb,x\nc,y\n ,y\nd,\n", encoding="utf-8")
-    rows = run("csv_classes", path, drops, language="en")
+    rows = run("classes_table", path, drops, language="en")
     assert {(row.query, row.label) for row in rows} == {("a", "x"), ("A", "x"), ("b", "x")}
     assert all(fold(row.positive) != fold(row.query) for row in rows)
     assert drops == {"no text or no label": 2, "alone in its class": 1}
@@ -209,7 +209,7 @@ def test_real_squad(shared_data: Path) -> None:
 @pytest.mark.data
 def test_real_classes(shared_data: Path) -> None:
     path = shared_data / "banking77" / "banking_data" / "train.csv"
-    rows = run("csv_classes", path, language="en", label="category")
+    rows = run("classes_table", path, language="en", label="category")
     assert (len(rows), len({row.label for row in rows})) == (10_003, 77)
     drops, classes = Drops(), {"pos.txt": "positive", "neg.txt": "negative"}
     rows = run("lines_two_way", shared_data / "wisesight-sentiment", drops, language="th", classes=classes)

@@ -98,7 +98,7 @@ def test_missing_and_broken_calibration_texts_are_told(model_directory: Path, tm
         prune_directory(model_directory, ["mlp=40"], tmp_path / "none.txt", tmp_path / "out")
     binary = tmp_path / "binary.txt"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is not UTF-8 text"):
+    with pytest.raises(DataError, match=r"binary\.txt, line 1: .*save the file as UTF-8"):
         prune_directory(model_directory, ["mlp=40"], binary, tmp_path / "out")
     binary.write_bytes(b"\n\n")
     with pytest.raises(DataError, match="no calibration text"):

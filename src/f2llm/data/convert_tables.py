@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
 from f2llm.core.types import Example
+from f2llm.data.convert_classes import TwoClasses
 from f2llm.data.convert_pairs import Pair, code_pairs, files_by_code
 from f2llm.data.converter import Converter, Drops, Job, Options, first_allowed
 from f2llm.data.keys import fold, stable_hash, text_group
@@ -336,22 +337,11 @@ def _partner(row: Labelled, members: list[Labelled], cross_lingual: bool, seed: 
     )
 
 
-class TwoWayTableOptions(TableOptions):
-    """`classes`: label in the file -> label text, for two labels; rows with another label are left out.
+class TwoWayTableOptions(TableOptions, TwoClasses):
+    """`classes` are the labels in the file; rows with another one are left out. `text`, `label`: the columns."""
 
-    `text`, `label`: the columns; `label_language`: of the label texts.
-    """
-
-    classes: Annotated[dict[str, str], Field(min_length=2, max_length=2)]
     text: str = "text"
     label: str = "label"
-    label_language: str = "eng_Latn"
-
-    @model_validator(mode="after")
-    def _distinct(self) -> TwoWayTableOptions:
-        if len(set(self.classes.values())) != 2:
-            raise ValueError("the two classes need different label texts")
-        return self
 
 
 def two_way_table(job: Job[TwoWayTableOptions]) -> Iterator[Example]:

@@ -83,7 +83,8 @@ class Converter(Generic[O]):
         if first["type"] == "missing":
             return f"the option {name!r} is required"
         message = first["msg"].removeprefix("Value error, ")
-        return f"option {name!r}: {message[0].lower()}{message[1:]}, but it is {first['input']!r}"
+        told = f"{message[0].lower()}{message[1:]}"
+        return f"option {name!r}: {told}, but it is {first['input']!r}" if name else told
 
 
 def first_allowed(items: Sequence[T], start: int, allowed: Callable[[T], bool]) -> T | None:

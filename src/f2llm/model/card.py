@@ -24,7 +24,7 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Held-out scores in percent of 1: by task (measure, score), over all at each dimension, and by language."""
+    """Held-out scores between 0 and 1: by task (measure, score), over all at each dimension, and by language."""
 
     tasks: Mapping[str, tuple[str, float]]
     macro: float

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from f2llm.core.errors import ConfigError
+from f2llm.core.log import track
 from f2llm.core.types import Aggregate, Depth, Importance
 from f2llm.model.decoder import Decoder
 from f2llm.model.importance import Scores, top
@@ -101,7 +102,8 @@ def assemble(weights: Weights, choice: Choice) -> Decoder:
     """The decoder that `choice` leaves of `weights`, in their type."""
     with torch.device("meta"):
         small = Decoder(choice.shape)
-    small.load_state_dict(dict(cut(weights, choice)), assign=True)
+    tensors = track(cut(weights, choice), "cutting", len(small.state_dict()))
+    small.load_state_dict(dict(tensors), assign=True)
     return small
 
 

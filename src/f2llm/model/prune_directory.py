@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +27,7 @@ from f2llm.model.pack import make_pack
 from f2llm.model.prune import Choice, Rule, assemble, choose, search_shape
 from f2llm.model.sizes import FAMILY, Shape
 from f2llm.model.weights import StoredWeights
+from f2llm.text.lines import TextLines
 from f2llm.text.tokenizer import Tokenizer
 
 RECORD = "pruning.json"
@@ -167,21 +168,13 @@ def calibration_batches(path: Path, tokenizer: Tokenizer, tokens: int, seed: int
 def _draw_lines(path: Path, seed: int) -> list[str]:
     """At most `_DRAWN` lines that are not empty, each with the same chance, in one pass (reservoir sampling)."""
     generator, kept = random.Random(seed), []
-    for number, line in enumerate(_lines(path)):
+    for number, line in enumerate(line for line in TextLines(path) if line.strip()):
         if number < _DRAWN:
             kept.append(line)
         elif (place := generator.randrange(number + 1)) < _DRAWN:
             kept[place] = line
     generator.shuffle(kept)
     return kept
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as handle:
-            yield from (line.strip() for line in handle if line.strip())
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}); give a text file with one text a line") from None
 
 
 def _write(

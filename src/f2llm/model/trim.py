@@ -12,7 +12,7 @@ the weights once, in float32, and about 70 short texts through both models. Some
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 
 from f2llm.core.errors import ConfigError, DataError, ModelError
-from f2llm.core.log import Bar
 from f2llm.model import checkpoint
 from f2llm.model.card import short_card
 from f2llm.model.decoder import Decoder
 from f2llm.model.embedder import Embedder
 from f2llm.model.weights import StoredWeights
+from f2llm.text.lines import TextLines
 from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt, with_prompt
 from f2llm.text.tokenizer import Tokenizer
 from f2llm.text.trim import (
@@ -44,7 +44,6 @@ from f2llm.text.trim import (
 COVERAGE = 0.9999
 TOLERANCE = 1e-6
 _CHECKED_TEXTS, _CHECKED_CHARACTERS = 32, 200
-_READ_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -113,28 +112,6 @@ def trim(
     card = f"{settings.card.rstrip()}\n\n{section}" if settings.card else short_card(Path(out).name, new.shape, section)
     checkpoint.save_like(new, out, settings, card=card, tokenizer=tokenizer, dtype=stored)
     return report
-
-
-class TextLines:
-    """The lines of a UTF-8 file that are not empty, read anew from the disk by each loop; DataError where it cannot."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            with self.path.open("rb") as file, Bar(f"reading {self.path.name}", self.path.stat().st_size) as bar:
-                number = 0
-                while block := file.readlines(_READ_AT_ONCE):
-                    for line in block:
-                        number += 1
-                        if text := line.decode("utf-8-sig").rstrip("\r\n"):
-                            yield text
-                    bar.advance(sum(map(len, block)))
-        except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror}; give a text file that can") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}, line {number}: {error}; save the file as UTF-8") from None
 
 
 def read_corpus(path: Path) -> dict[str, TextLines]:

@@ -13,8 +13,8 @@ from f2llm.model.card import CardFacts, Scores, SourceFacts, model_card
 from f2llm.model.sizes import Shape
 from f2llm.pipeline.checks import trained_dims
 from f2llm.pipeline.runner import Workplace
+from f2llm.pipeline.steps import recipe_tokenizer
 from f2llm.text.prompts import query_prompt
-from f2llm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from f2llm.pipeline.plan import Export
@@ -26,7 +26,7 @@ def export_model(place: Workplace, recipe: Recipe, file: RecipeFile, export: Exp
     checkpoint.save(
         decoder,
         place.directory / "model",
-        tokenizer=Tokenizer.load(place.artifact("tokenizer"), recipe.tokenizer.max_seq_length),
+        tokenizer=recipe_tokenizer(place, recipe),
         max_seq_length=recipe.tokenizer.max_seq_length,
         prompts=prompts(recipe),
         matryoshka_dims=trained_dims(recipe, export.model),

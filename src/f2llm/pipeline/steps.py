@@ -282,13 +282,7 @@ def _mixture(mixture: MixtureConfig, store: TokenStore) -> Mixture:
     tags = {tag for source in store.rows for tag in store.language_shares(source)}
     for tag in sorted({*mixture.language_floors, *mixture.language_caps} - tags):
         warn(f"training.mixture bounds the language {tag!r}, in which no query of this stage is")
-    return Mixture(
-        alpha=mixture.alpha,
-        floors={source: share for source, share in mixture.floors.items() if source in store.rows},
-        caps={source: share for source, share in mixture.caps.items() if source in store.rows},
-        language_floors={tag: share for tag, share in mixture.language_floors.items() if tag in tags},
-        language_caps={tag: share for tag, share in mixture.language_caps.items() if tag in tags},
-    )
+    return Mixture(**mixture.model_dump()).about(store.rows, tags)
 
 
 def _upkeep(training: TrainingConfig) -> Upkeep:

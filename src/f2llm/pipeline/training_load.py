@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from typing import Any, Literal, NamedTuple
 
-from f2llm.core.config import MixtureConfig, ModelConfig, Recipe, StageConfig, TrainingConfig
+from f2llm.core.config import ModelConfig, Recipe, StageConfig, TrainingConfig
 from f2llm.core.errors import ConfigError
 from f2llm.core.types import TaskType
 from f2llm.model.sizes import Shape
@@ -96,20 +96,9 @@ def _sampler(own: StageConfig, training: TrainingConfig, data: StageData, seed: 
         if own.max_steps is None:
             return None
         sizes, held_out = dict.fromkeys(data.rows, own.max_steps * own.global_batch), {}
-    mixture = _mixture(training.mixture, data)
-    return BatchSampler(sizes, own.global_batch, seed, mixture=mixture, languages=data.languages, held_out=held_out)
-
-
-def _mixture(config: MixtureConfig, data: StageData) -> Mixture:
-    """The recipe's mixture as far as it speaks of what is known of a stage."""
     tags = {tag for shares in data.languages.values() for tag in shares}
-    return Mixture(
-        alpha=config.alpha,
-        floors={source: share for source, share in config.floors.items() if source in data.rows},
-        caps={source: share for source, share in config.caps.items() if source in data.rows},
-        language_floors={tag: share for tag, share in config.language_floors.items() if tag in tags},
-        language_caps={tag: share for tag, share in config.language_caps.items() if tag in tags},
-    )
+    mixture = Mixture(**training.mixture.model_dump()).about(data.rows, tags)
+    return BatchSampler(sizes, own.global_batch, seed, mixture=mixture, languages=data.languages, held_out=held_out)
 
 
 def _negatives(kind: TaskType, own: StageConfig, data: StageData) -> int:

@@ -12,7 +12,7 @@ in random order, so a source that takes several passes an epoch does not end one
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,6 +52,20 @@ class Mixture:
             for key, share in getattr(self, name).items():
                 if not 0 <= share <= 1:
                     raise ConfigError(f"mixture: {name} of {key!r} is {share}, it must be between 0 and 1")
+
+    def about(self, sources: Collection[str], languages: Collection[str]) -> Mixture:
+        """The same as far as it speaks of these sources and languages."""
+
+        def chosen(shares: Mapping[str, float], known: Collection[str]) -> dict[str, float]:
+            return {key: share for key, share in shares.items() if key in known}
+
+        return Mixture(
+            self.alpha,
+            chosen(self.floors, sources),
+            chosen(self.caps, sources),
+            chosen(self.language_floors, languages),
+            chosen(self.language_caps, languages),
+        )
 
     @property
     def natural(self) -> bool:

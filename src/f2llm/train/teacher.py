@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,17 +54,6 @@ class HiddenMatch:
         channels = torch.tensor(self.channels, dtype=torch.long, device=vectors.device)
         chosen = parts.index_select(1, places).index_select(2, channels)
         return torch.cat([parts[:, 0], chosen.flatten(1)], dim=1)
-
-
-class Teacher(Protocol):
-    """`name` tells one teacher from another in checkpoints; `prepared` are vectors that can be read beforehand."""
-
-    @property
-    def name(self) -> str: ...
-
-    def prepared(self, text_ids: NDArray[np.int64]) -> Tensor | None: ...
-
-    def vectors(self, batch: PackedBatch) -> Tensor: ...
 
 
 def needed_texts(
@@ -125,12 +114,6 @@ class StoredTeacher:
         found = torch.from_numpy(np.asarray(self._vectors[places], dtype=np.float32))
         return found[:, : self.dim] if self.match is None else self.match.select(found, self.states)
 
-    def prepared(self, text_ids: NDArray[np.int64]) -> Tensor | None:
-        return self[text_ids]
-
-    def vectors(self, batch: PackedBatch) -> Tensor:
-        return self[batch.text_ids]
-
 
 class OnlineTeacher:
     """A frozen teacher that embeds each batch itself, spread over the processes as the student is."""
@@ -153,12 +136,14 @@ class OnlineTeacher:
     def name(self) -> str:
         return digest_json(["online", self.dim, self.states])
 
-    def prepared(self, text_ids: NDArray[np.int64]) -> Tensor | None:
-        return None
-
-    def vectors(self, batch: PackedBatch) -> Tensor:
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Of the texts of a batch, in every process."""
         found = embed_batch(self.replica, batch, self.max_tokens).half().float()
         return found if self.match is None else self.match.select(found, self.states)
+
+
+Teacher = StoredTeacher | OnlineTeacher
+"""`name` tells one from another in checkpoints."""
 
 
 def _open_vectors(directory: Path, count: int, dim: int) -> tuple[np.memmap[Any, np.dtype[np.float16]], int]:

@@ -43,7 +43,7 @@ from f2llm.train.sampler import BatchSampler, Draw, draw_rows
 from f2llm.train.settings import TrainSettings, Upkeep, make_sampler
 from f2llm.train.sinks import open_sinks
 from f2llm.train.state import drop_older, latest_checkpoint, load_checkpoint, save_checkpoint, saved_run
-from f2llm.train.teacher import Teacher
+from f2llm.train.teacher import OnlineTeacher, StoredTeacher, Teacher
 from f2llm.train.validation import Validation
 
 ALONE = World()
@@ -111,7 +111,8 @@ class BatchBuilder:
         task_type = self.store.task_types[draw.source]
         rows = draw_rows(self.store, draw, self.settings.negatives(task_type), self.settings.seed)
         batch = pack_rows(self.store, draw.source, rows)
-        return Task(batch, draw, task_type, None if self.teacher is None else self.teacher.prepared(batch.text_ids))
+        stored = self.teacher[batch.text_ids] if isinstance(self.teacher, StoredTeacher) else None
+        return Task(batch, draw, task_type, stored)
 
 
 class _Run:
@@ -197,10 +198,9 @@ class _Run:
         return entry
 
     def _teacher_vectors(self, task: Task, batch: PackedBatch) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        prepared = task.teacher_ND
-        return self.teacher.vectors(batch) if prepared is None else prepared.to(self.world.device)
+        if isinstance(self.teacher, OnlineTeacher):
+            return self.teacher(batch)
+        return None if task.teacher_ND is None else task.teacher_ND.to(self.world.device)
 
     def save(self, step: int) -> None:
         if self.metrics is not None:
