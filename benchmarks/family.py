@@ -27,6 +27,7 @@ import torch
 from f2llm.core.allocator import tune_allocator
 from f2llm.core.config import ModelConfig, Recipe, ReportConfig, load_recipe
 from f2llm.core.files import read_json
+from f2llm.core.pictures import COLOURS
 from f2llm.core.types import Importance
 from f2llm.data.examples import read_examples
 from f2llm.model import checkpoint
@@ -42,9 +43,10 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Study:
-    """Models by name, and which columns of their scores are shown."""
+    """Models, what the table calls them, and which columns of their scores are shown."""
 
     models: Sequence[ModelConfig]
+    labels: Mapping[str, str]
     columns: Mapping[str, Callable[[str, Mapping[str, Row]], float]]
     differences: Sequence[tuple[str, str, str]] = ()
 
@@ -67,8 +69,8 @@ def rules(parent: str) -> Study:
     names = dict(zip((model.name for model in models), found, strict=True))
     return Study(
         models,
+        names,
         {
-            "rule": lambda name, _: names[name],  # type: ignore[dict-item,return-value]
             "pruned: retrieval": lambda name, rows: rows[f"{name}-pruned"]["retrieval"],
             "pruned: all": lambda name, rows: rows[f"{name}-pruned"]["macro"],
             "trained: retrieval": lambda name, rows: rows[name]["retrieval"],
@@ -110,8 +112,8 @@ def distillations(parent: str) -> Study:
     names = dict(zip((model.name for model in models), found, strict=True))
     return Study(
         models,
+        names,
         {
-            "distillation": lambda name, _: names[name],  # type: ignore[dict-item,return-value]
             "retrieval": lambda name, rows: rows[name]["retrieval"],
             "all": lambda name, rows: rows[name]["macro"],
             "all, a quarter of the dimensions": lambda name, rows: rows[name]["quarter"],
@@ -123,8 +125,8 @@ def claims(recipe: Recipe) -> Study:
     """The recipe's own models."""
     return Study(
         recipe.models,
+        {model.name: model.name for model in recipe.models},
         {
-            "model": lambda name, _: name,  # type: ignore[dict-item,return-value]
             "retrieval": lambda name, rows: rows[name]["retrieval"],
             "all": lambda name, rows: rows[name]["macro"],
             "half of the dimensions": lambda name, rows: rows[name]["half"],
@@ -221,13 +223,10 @@ def spread(values: Sequence[float]) -> str:
 
 def table(study: Study, by_seed: Sequence[Mapping[str, Row]]) -> list[str]:
     """Markdown: mean and standard deviation over the seeds."""
-    lines = ["| " + " | ".join(study.columns) + " |", "|---" * len(study.columns) + "|"]
+    lines = ["| " + " | ".join(["", *study.columns]) + " |", "|---" * (1 + len(study.columns)) + "|"]
     for model in study.models:
-        cells = []
-        for column in study.columns.values():
-            values = [column(model.name, rows) for rows in by_seed]
-            cells.append(values[0] if isinstance(values[0], str) else spread(values))
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        cells = [spread([column(model.name, rows) for rows in by_seed]) for column in study.columns.values()]
+        lines.append("| " + " | ".join([study.labels[model.name], *cells]) + " |")
     return lines
 
 
@@ -251,13 +250,13 @@ def draw(study: Study, by_seed: Sequence[Mapping[str, Row]], path: Path) -> None
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=(1.2, 1), layout="constrained")
     for place, name in enumerate(names):
         mean, below, above = middle([rows[name]["macro"] for rows in by_seed])
-        left.errorbar(mean, place, xerr=[[below], [above]], fmt="o", color="#3f7fdc", capsize=3)
+        left.errorbar(mean, place, xerr=[[below], [above]], fmt="o", color=COLOURS[0], capsize=3)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.set_title("all dimensions", loc="left")
     left.set_xlabel("mean over languages")
     cuts = ("eighth", "quarter", "half", "macro")
-    for name, colour in (("small-matryoshka", "#139c94"), ("small-plain", "#e2702d")):
+    for name, colour in (("small-matryoshka", COLOURS[1]), ("small-plain", COLOURS[4])):
         points = [middle([rows[name][cut] for rows in by_seed]) for cut in cuts]
         means, below, above = zip(*points, strict=True)
         right.errorbar(range(len(cuts)), means, yerr=[below, above], fmt="o-", color=colour, capsize=3, label=name)

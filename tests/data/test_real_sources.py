@@ -83,7 +83,10 @@ CASES = [
         AFRISENTI | {"classes": {"positive": "positive", "negative": "negative"}},
         {"in several classes": 320, "another class": 22_695},
     ),
-    Case("banking77/banking_data/train.csv", "classes_table", 10_003, 10_003, 1, {"language": "en", "label": "category"}),
+    Case(
+        "banking77/banking_data/train.csv", "classes_table", 10_003, 10_003, 1,
+        {"language": "en", "label": "category"},
+    ),
     Case(
         "bible-nt", "bible_xml", 166_764, 162_151, 24, BIBLE | {"pairs": [["*", "eng"]]},
         {"not in the other document": 1_607, "chapter ends with another verse": 1_853,

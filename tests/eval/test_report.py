@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from f2llm.core.errors import DataError
+from f2llm.core.pictures import INK
 from f2llm.eval import charts
 from f2llm.eval.findings import verdict
 from f2llm.eval.html import duration
@@ -83,7 +84,7 @@ def test_page_stands_alone_and_is_well_formed(written: Path) -> None:
     assert page.count("<svg") == 6
     assert "url(http" not in page
     assert "@import" not in page
-    assert charts.INK not in page.split("</style>")[1]
+    assert INK not in page.split("</style>")[1]
     assert "$" not in re.sub(r"<script>.*</script>", "", page, flags=re.DOTALL)
 
 

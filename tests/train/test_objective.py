@@ -15,6 +15,7 @@ from torch import Tensor
 from f2llm.core.errors import ConfigError
 from f2llm.core.types import TaskType
 from f2llm.train.batch import PackedBatch
+from f2llm.train.metrics import PARTS
 from f2llm.train.objective import LossSettings, Parts, make_objective
 
 DIMS = (8, 16, 24)
@@ -256,3 +257,11 @@ def test_other_ways_to_distill_change_that_term_only() -> None:
         parts = loss_of(E, settings, T=T)[1]
         changed = [name for name in parts.terms if not torch.equal(parts.terms[name], default.terms[name])]
         assert changed == ["distill"]
+
+
+def test_every_term_is_watched() -> None:
+    """A term that `PARTS` lacks would be in metrics.jsonl, but in no tracker and in no picture."""
+    E, H = embeddings(), torch.randn(9, 2 * 24, dtype=torch.float64)
+    settings = replace(PAPER, hidden_states=2, distill_hidden_weight=0.5, spread_out_weight=0.1)
+    parts = loss_of(torch.cat([E, H], 1), settings, T=torch.cat([teacher(), H], 1))[1]
+    assert tuple(parts.terms) == PARTS

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 
 from f2llm.core.files import atomic_path, write_json
 from f2llm.core.log import Bar
-from f2llm.data.dedup import I64, U64, band_hashes, jaccard, mix, read_batches, slices
-from f2llm.data.examples import count_examples
+from f2llm.data.dedup import I64, U64, band_hashes, jaccard, mix, slices
+from f2llm.data.examples import count_examples, read_batches
 from f2llm.data.keys import bare, fold, stable_hash
 
 DEFAULT_EXCLUDED = ("mkqa", "sib200")

@@ -41,12 +41,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from f2llm.core.errors import DataError, StorageError
+from f2llm.core.errors import StorageError
 from f2llm.core.extras import optional
 from f2llm.core.files import atomic_path, explained, write_json
 from f2llm.core.log import Bar
 from f2llm.core.types import Example
-from f2llm.data.examples import ROW_GROUP, count_examples, read_examples
+from f2llm.data.examples import count_examples, read_batches, read_examples
 from f2llm.data.keys import fold, stable_hash
 
 Field = Literal["query", "positive"]
@@ -139,16 +139,6 @@ def without(path: Path, rows: I64) -> Iterator[Example]:
             skip = next(going, -1)
         else:
             yield example
-
-
-def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a file of examples, 8,192 rows at a time; a damaged file is a DataError."""
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(ROW_GROUP, columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is damaged ({reason}); delete it and run the step again") from None
 
 
 # ---- n-grams, MinHash, Jaccard

@@ -21,13 +21,11 @@ from rich.table import Table
 
 from f2llm.core.errors import DataError
 from f2llm.core.extras import optional
+from f2llm.core.pictures import COLOURS, MUTED, STYLE
 
 Counts = Mapping[str, Mapping[str, Any]]
 Flows = dict[str, Counter[str]]
 TRAINING, EVALUATION = "training", "evaluation"
-INK, MUTED = "#1c2128", "#767d87"
-COLOURS = ("#3f7fdc", "#139c94", "#6a9f1e", "#d19a08", "#e2702d", "#d3486a", "#9a5fd0", "#8a7464", "#5b6fb5", "#3f9a5c")
-_STYLE = {"font.size": 9, "font.family": "DejaVu Sans", "text.color": INK, "svg.fonttype": "none"}
 _NODE = 0.018  # width of a node's bar
 _GAP = 0.012  # least air between two nodes of a column, as a share of its height
 
@@ -98,7 +96,7 @@ def flow_picture(counts: Counts, *, most_sources: int = 24, most_reasons: int = 
     """The Sankey diagram as a matplotlib figure; needs the extra `report`."""
     check_counts(counts)
     flows = _merge_ends(_merge_sources(_flows(counts), most_sources), most_reasons)
-    with optional("matplotlib", "report").rc_context(_STYLE):
+    with optional("matplotlib", "report").rc_context(STYLE):
         return _draw(flows)
 
 

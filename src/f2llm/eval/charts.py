@@ -17,40 +17,9 @@ from typing import Any, ParamSpec
 import numpy as np
 
 from f2llm.core.extras import optional
+from f2llm.core.pictures import COLOURS, INK, MUTED, STYLE
 
-INK, MUTED = "#1c2128", "#767d87"  # INK becomes the page's text colour; MUTED is readable on white and on black
-COLOURS = ("#3f7fdc", "#139c94", "#6a9f1e", "#d19a08", "#e2702d", "#d3486a", "#9a5fd0", "#8a7464", "#5b6fb5", "#3f9a5c")
-STYLE = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.6,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": MUTED,
-    "grid.alpha": 0.22,
-    "grid.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "svg.fonttype": "none",
-}
+_STYLE = STYLE | {"figure.facecolor": "none", "axes.facecolor": "none"}
 P = ParamSpec("P")
 
 
@@ -106,7 +75,7 @@ def styled(draw: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Any:
-        with optional("matplotlib", "report").rc_context(STYLE):
+        with optional("matplotlib", "report").rc_context(_STYLE):
             return draw(*args, **kwargs)
 
     return in_style
@@ -128,7 +97,7 @@ def png(drawn: Any) -> bytes:
 def svg(drawn: Any, name: str) -> str:
     """The picture as an SVG element for a page; `name` keeps its inner ids apart from those of other pictures."""
     buffer = io.StringIO()
-    with optional("matplotlib", "report").rc_context(STYLE | {"svg.hashsalt": name}):
+    with optional("matplotlib", "report").rc_context(_STYLE | {"svg.hashsalt": name}):
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from f2llm.core.pictures import MUTED
 from f2llm.eval import charts
 from f2llm.eval.findings import verdict
 from f2llm.eval.html import Cell, Column, duration, figure, table
@@ -74,7 +75,7 @@ def _draw_dimensions(content: Content, palette: Mapping[str, str]) -> Any:
 
 def _draw_sizes(content: Content, palette: Mapping[str, str]) -> Any:
     points = [
-        charts.Point(m["name"], m["parameters"], m["scores"]["macro"], palette.get(m["name"], charts.MUTED), m["role"])
+        charts.Point(m["name"], m["parameters"], m["scores"]["macro"], palette.get(m["name"], MUTED), m["role"])
         for m in content["models"]
     ]
     return charts.sizes(points, content["baselines"][0]["scores"]["macro"])
@@ -200,7 +201,7 @@ def _model_row(
     model: Content, keys: Sequence[str], top: Mapping[str, float], palette: Mapping[str, str]
 ) -> tuple[str, list[Cell]]:
     tag = "" if model["role"] == "family" else f'<span class="tag">{escape(model["role"])}</span>'
-    dot = f'<span class="dot" style="--c:{palette.get(model["name"], charts.MUTED)}"></span>'
+    dot = f'<span class="dot" style="--c:{palette.get(model["name"], MUTED)}"></span>'
     return model["role"], [
         Cell(f"{dot}{escape(model['name'])}{tag}"),
         *(_score(model["scores"][key], best=model["scores"][key] == top[key]) for key in keys),

@@ -15,22 +15,15 @@ import numpy.typing as npt
 from f2llm.core.errors import DataError
 from f2llm.core.extras import optional
 from f2llm.core.files import atomic_path
+from f2llm.core.pictures import COLOURS, INK, MUTED, STYLE
 from f2llm.train.metrics import PARTS, Entry, read_metrics
 
-INK, MUTED = "#1c2128", "#767d87"
-COLOURS = ("#3f7fdc", "#e2702d", "#139c94", "#9a5fd0", "#d19a08", "#d3486a", "#6a9f1e", "#8a7464", "#5b6fb5", "#3f9a5c")
-STYLE = {
-    "font.size": 9, "font.family": "DejaVu Sans", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.6, "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": MUTED, "grid.alpha": 0.22,
-    "grid.linewidth": 0.6, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.frameon": False, "legend.fontsize": 8,
-    "lines.linewidth": 1.6, "lines.solid_capstyle": "round",
-}  # fmt: skip
 NAMES = {
     "loss": "total",
     "hard": "hard negatives",
     "in_batch": "in-batch",
     "distill": "distillation",
+    "hidden": "hidden states",
     "spread_out": "spread-out",
 }
 POINTS = 1500  # more a line than its pixels show nothing

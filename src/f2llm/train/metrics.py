@@ -18,7 +18,7 @@ from f2llm.core.errors import DataError
 from f2llm.core.files import atomic_path, explained
 
 Entry = dict[str, Any]
-PARTS = ("hard", "in_batch", "distill", "spread_out")
+PARTS = ("hard", "in_batch", "distill", "hidden", "spread_out")
 """The parts of the loss that an entry may hold beside "loss"."""
 
 
