@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from f2llm.core.errors import ConfigError
 from f2llm.core.types import Depth, Importance
@@ -31,19 +32,20 @@ def score_of(decoder: Decoder, batches: Sequence[Batch] = ()) -> Scores:
 def dying(seed: int = 0) -> tuple[Decoder, Tensor]:
     """A decoder with dead hidden channels (nothing is ever written to them) and dead MLP channels; the living ones."""
     decoder = random_decoder(SMALL, seed)
-    order = torch.randperm(SMALL.hidden, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(SMALL.hidden, generator=generator)
     dead = order[:DEAD_HIDDEN]
     with torch.no_grad():
         decoder.embed_tokens.weight[:, dead] = 0
         for layer in decoder.layers:
             layer.self_attn.o_proj.weight[dead] = 0
             layer.mlp.down_proj.weight[dead] = 0
-            layer.mlp.gate_proj.weight[torch.randperm(SMALL.mlp)[:DEAD_MLP]] = 0
+            layer.mlp.gate_proj.weight[torch.randperm(SMALL.mlp, generator=generator)[:DEAD_MLP]] = 0
     return decoder, order[DEAD_HIDDEN:].sort().values
 
 
 @pytest.mark.parametrize("importance", ["l1", "l2", "variance"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_dead_channels_go_without_a_trace(dtype: torch.dtype, tolerance: float, importance: Importance) -> None:
     decoder, living = dying()
     decoder = decoder.to(dtype)
@@ -52,8 +54,10 @@ def test_dead_channels_go_without_a_trace(dtype: torch.dtype, tolerance: float, 
     small = prune(decoder, scores, shape, Rule(importance))
     assert sum(parameter.numel() for parameter in small.parameters()) == shape.parameters
     with torch.no_grad():
-        difference = (small(some_ids(2), CU) - decoder(some_ids(2), CU)[:, living]).abs().max()
-    assert difference < tolerance
+        states = [small(some_ids(2), CU), decoder(some_ids(2), CU)[:, living]]
+    one, other = (F.normalize(state, dim=-1) for state in states)
+    assert (one - other).abs().max() < tolerance
+    torch.testing.assert_close(*states, rtol=tolerance, atol=10 * tolerance)  # not only the directions
 
 
 def test_small_activations_keep_their_epsilon() -> None:

@@ -124,12 +124,14 @@ def search_shape(old: Shape, scores: Scores, parameters: int, rule: Rule | None 
     depth. ConfigError where no shape of the parent's heads has so few parameters, or so many.
     """
     rule = rule or Rule()
-    fitting = list(_fitting(old, parameters))
+    below = list(_shapes_below(old, parameters))
+    fitting = [shape for shape in below if shape.parameters >= (1 - _NEAR) * parameters]
     if not fitting:
-        smallest, largest = replace(old, hidden=_step(old.hidden), layers=1, mlp=_step(old.mlp)), old
+        smallest = replace(old, hidden=_step(old.hidden), layers=1, mlp=_step(old.mlp))
+        nearest = max((shape.parameters for shape in below), default=smallest.parameters)
         raise ConfigError(
-            f"params={parameters:,} cannot be reached within 2% by pruning; this model allows "
-            f"{smallest.parameters:,} to {largest.parameters:,}"
+            f"params={parameters:,} cannot be reached within 2% by pruning; the nearest is {nearest:,}, the model "
+            f"itself has {old.parameters:,}"
         )
     shares = _Shares(scores, rule)
     return max(fitting, key=lambda shape: (shares.kept(shape), shape.layers, shape.hidden))
@@ -155,15 +157,15 @@ class _Shares:
         return float(hidden + mlp + influence.log())
 
 
-def _fitting(old: Shape, parameters: int) -> Iterator[Shape]:
-    """For each width and depth, the largest MLP within the budget, where the total comes near enough to it."""
+def _shapes_below(old: Shape, parameters: int) -> Iterator[Shape]:
+    """For each width and depth, the one with the largest MLP within the budget."""
     for hidden in _sizes(old.hidden):
         for layers in range(1, old.layers + 1):
             without = replace(old, hidden=hidden, layers=layers, mlp=1)
             room = (parameters - without.parameters) // (3 * hidden * layers) + 1
             step = _step(old.mlp)
             shape = replace(without, mlp=min(room // step * step, old.mlp))
-            if shape.mlp >= step and (1 - _NEAR) * parameters <= shape.parameters <= parameters:
+            if shape.mlp >= step:
                 yield shape
 
 
