@@ -1,7 +1,8 @@
-"""Examples on disk: one zstd parquet file per source, one column per field of `Example`.
+"""Examples on disk: zstd parquet files, one column per field of `Example`.
 
-Reading and writing stream by row groups of 8,192 rows, so memory does not grow with the file. A file is written whole
-or not at all. Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
+A source is one file, or a directory of *shards*: files that are read one after the other, by name. A shard is the unit
+of work (`engine`). Reading and writing stream by row groups of 8,192 rows, so memory does not grow with the file. A
+file is written whole or not at all. Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from f2llm.core.files import atomic_path
 from f2llm.core.types import Example
 
 ROW_GROUP = 8192
+SHARD_ROWS = 8 * ROW_GROUP
 FIELDS = tuple(field.name for field in fields(Example))
 _LISTS = ("negatives", "groups")
 SCHEMA = pa.schema([(name, pa.list_(pa.string()) if name in _LISTS else pa.string()) for name in FIELDS])
@@ -37,25 +39,48 @@ def write_examples(path: Path | str, examples: Iterable[Example]) -> int:
     return count
 
 
+def write_shards(directory: Path, examples: Iterable[Example], prefix: str = "") -> list[int]:
+    """Write shards of at most 65,536 rows, `PREFIX00000.parquet` and on; returns their rows (no shard for no rows)."""
+    counts, stream = list[int](), iter(examples)
+    for first in stream:
+        shard = chain([first], islice(stream, SHARD_ROWS - 1))
+        counts.append(write_examples(directory / f"{prefix}{len(counts):05}.parquet", shard))
+    return counts
+
+
+def shards(path: Path | str) -> list[Path]:
+    """The files of a source, in order; an empty directory has none. DataError where there is nothing."""
+    path = Path(path)
+    if path.is_dir():
+        return sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
+    if not path.exists():
+        raise DataError(f"{path} does not exist; run the step that writes it")
+    return [path]
+
+
 def read_examples(path: Path | str) -> Iterator[Example]:
-    """Yield the examples of a file in order; a missing, damaged or foreign file is a DataError."""
+    """Yield the examples of a file or of shards in order; a missing, damaged or foreign file is a DataError."""
     for batch in read_batches(path, FIELDS):
         for row in zip(*(batch.column(name).to_pylist() for name in FIELDS), strict=True):
             yield _example(dict(zip(FIELDS, row, strict=True)))
 
 
 def read_batches(path: Path | str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a file, 8,192 rows at a time; errors as of `read_examples`."""
-    with _explained(path), pq.ParquetFile(path) as file:
-        _check_columns(path, file.schema_arrow)
-        yield from file.iter_batches(ROW_GROUP, columns=list(columns))
+    """Some columns of a file or of shards, 8,192 rows at a time; errors as of `read_examples`."""
+    for shard in shards(path):
+        with _explained(shard), pq.ParquetFile(shard) as file:
+            _check_columns(shard, file.schema_arrow)
+            yield from file.iter_batches(ROW_GROUP, columns=list(columns))
 
 
 def count_examples(path: Path | str) -> int:
-    """The number of rows, from the file's footer."""
-    with _explained(path), pq.ParquetFile(path) as file:
-        _check_columns(path, file.schema_arrow)
-        return int(file.metadata.num_rows)
+    """The number of rows, from the footers of the files."""
+    total = 0
+    for shard in shards(path):
+        with _explained(shard), pq.ParquetFile(shard) as file:
+            _check_columns(shard, file.schema_arrow)
+            total += int(file.metadata.num_rows)
+    return total
 
 
 def count_languages(path: Path | str) -> dict[str, int]:
