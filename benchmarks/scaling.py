@@ -154,7 +154,8 @@ def fabricate(directory: Path, documents: int) -> None:
     np.save(directory / "offsets.npy", np.arange(0, TOKENS_A_DOCUMENT * documents + 1, TOKENS_A_DOCUMENT))
     np.save(directory / "rows" / "s.npy", generator.permutation(9 * rows).reshape(rows, 9).astype(np.int32))
     np.save(directory / "languages" / "s.npy", np.zeros((rows, 2), np.uint16))
-    meta = {"sources": {"s": "retrieval"}, "digest": "0", "languages": ["eng_Latn"], "tokenizer": "0"}
+    counts = {"texts": documents, "tokens": TOKENS_A_DOCUMENT * documents, "rows": rows}
+    meta = {**counts, "sources": {"s": "retrieval"}, "digest": "0", "languages": ["eng_Latn"], "tokenizer": "0"}
     (directory / "meta.json").write_text(json.dumps({**meta, "language_shares": {"s": {"eng_Latn": 1.0}}}))
 
 

@@ -13,7 +13,7 @@ from babel.core import get_global
 
 from f2llm.core import languages
 from f2llm.core.errors import ConfigError
-from f2llm.core.languages import PROGRAMMING, is_programming, language
+from f2llm.core.languages import PROGRAMMING, is_programming, known_languages, language
 
 TAGS = {
     "en": "eng_Latn", "eng": "eng_Latn", "ENG": "eng_Latn", "ger": "deu_Latn", "cmn": "zho_Hans", "zh": "zho_Hans",
@@ -68,6 +68,23 @@ def test_programming_languages() -> None:
     assert not is_programming("eng_Latn")
     assert len(PROGRAMMING) >= 40
     assert not set(PROGRAMMING) & set(localedata.locale_identifiers())
+
+
+def test_known_languages_are_distinct_and_stand_for_themselves() -> None:
+    tags = [known.tag for known in known_languages()]
+    assert len(tags) == len(set(tags)) > 600
+    assert all(language(known.tag) == known for known in known_languages())
+    assert {"eng_Latn", "zho_Hant", "srp_Latn", "nqo_Nkoo", "ada_Latn", "ada"} <= set(tags)
+    assert tags[-len(PROGRAMMING) :] == list(PROGRAMMING)
+    assert tags[: -len(PROGRAMMING)] == sorted(tags[: -len(PROGRAMMING)])
+
+
+def test_the_shortest_code() -> None:
+    codes = {"eng_Latn": "en", "zho_Hant": "zh", "nor_Latn": "no", "yue_Hant": "yue", "fil": "fil", "python": "python"}
+    assert {tag: language(tag).shortest_code for tag in codes} == codes
+    short = [known for known in known_languages() if len(known.shortest_code) == 2]
+    assert len(short) > 180
+    assert all(language(known.shortest_code).iso639_3 == known.iso639_3 for known in short if known.script)
 
 
 @pytest.mark.data

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.types import Example
-from f2llm.data.convert import CONVERTERS, check_options, convert
+from f2llm.data.convert import CONVERTERS, check_options, convert, convert_part, count_parts
 from f2llm.data.converter import Drops
+from f2llm.data.examples import read_examples, shards
 from f2llm.data.keys import fold
 
 
@@ -175,6 +178,144 @@ def test_cosqa(tmp_path: Path) -> None:
     found = run("cosqa", tmp_path, drops, files=["a.json", "b.json"])
     assert [(row.query, row.positive, row.negatives) for row in found] == [("how", "f()", ("g()",)), ("why", "k()", ())]
     assert drops == {"used as a negative": 1, "query without an answer": 1, "in two files": 1}
+
+
+def many_files(root: Path) -> None:
+    """Files of every converter that works file by file, with rows to drop in each."""
+    for code in ("en", "fr", "de"):
+        (root / f"x.{code}").write_text(f"one {code}\n\ntwo {code}\n", encoding="utf-8")
+        rows = ["p,h,l,s", "a,b,y,5", f"a,{code},n,0.5", f"{code},c,y,4", ",d,y,5", "z,w,y,4.5"]
+        (root / f"t.{code}.csv").write_text("\n".join(rows), encoding="utf-8")
+        turns = [{"role": "user", "content": code}, {"role": "assistant", "content": "yes"}]
+        lines = [json.dumps({"messages": turns}), json.dumps({"messages": turns[1:]})]
+        (root / f"d.{code}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        table = pa.table({"query": [code, "", "q"], "passage": ["p", "p", None], "negative_1": ["n", "n", ""]})
+        pq.write_table(table, root / f"r_{code}.parquet")
+
+
+TABLES = {"files": "t.{code}.csv"}
+RELEASED = {"files": ["r_{code}"]}
+PARTS: list[tuple[str, dict[str, Any], int]] = [
+    ("bitext_lines", {"files": ["x.{code}"], "pairs": [["*", "en"], ["de", "fr"]]}, 3),
+    ("text_lines", {"files": "x.{code}"}, 3),
+    ("pairs_table", TABLES | {"query": ["p"], "positive": ["h"], "same": "l"}, 3),
+    ("nli", TABLES | {"premise": "p", "hypothesis": "h", "label": "l", "entailment": "y", "contradiction": "n"}, 3),
+    ("sts", TABLES | {"first": "p", "second": "h", "score": "s"}, 3),
+    ("paraphrase", TABLES | {"first": "p", "second": "h", "label": "l", "same": "y", "different": "n"}, 3),
+    ("aligned_table", TABLES | {"columns": {"p": "en", "h": "fr"}, "pairs": [["p", "h"]]}, 3),
+    ("conversations", {"files": "d.{code}.jsonl"}, 3),
+    ("released_retrieval", RELEASED, 3),
+    ("released_clustering", RELEASED, 3),
+    ("released_classification", RELEASED, 3),
+    ("classes_table", TABLES | {"text": "p", "label": "l"}, 1),
+    ("bitext_classes", {"files": ["x.{code}"]}, 1),
+]
+
+
+def test_the_converters_with_parts_are_tested() -> None:
+    with_parts = {name for name, converter in CONVERTERS.items() if converter.parts is not None}
+    assert with_parts == {name for name, _, count in PARTS if count > 1}
+
+
+@pytest.mark.parametrize(("name", "options", "count"), PARTS)
+def test_parts_make_the_whole(name: str, options: dict[str, Any], count: int, tmp_path: Path) -> None:
+    many_files(tmp_path)
+    drops, drops_of_parts = Drops(), Drops()
+    whole = list(convert(name, tmp_path, "s", options, 0, drops))
+    assert count_parts(name, tmp_path, options) == count
+    parts = [list(convert(name, tmp_path, "s", options, 0, drops_of_parts, part)) for part in range(count)]
+    assert [row for part in parts for row in part] == whole
+    assert drops_of_parts == drops
+    assert drops, "something is dropped"
+    assert all(parts)
+    with pytest.raises(DataError, match=rf"there is no part {count + 1} of a source of {count}; its files changed"):
+        list(convert(name, tmp_path, "s", options, 0, None, count))
+
+
+def test_a_part_becomes_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("f2llm.data.examples.SHARD_ROWS", 2)
+    many_files(tmp_path)
+    out, options = tmp_path / "out", {"files": ["x.{code}"], "pairs": [["*", "en"]]}
+    (tmp_path / "x.de").write_text("eins\nzwei\ndrei\n", encoding="utf-8")
+    (tmp_path / "x.en").write_text("one\n\nthree\n", encoding="utf-8")
+    out.mkdir()
+    for left in ("00001-00000.parquet", "00001-00007.parquet", ".00001-00001.parquet.17.tmp"):
+        (out / left).write_bytes(b"half")
+    reports = [convert_part("bitext_lines", tmp_path, "s", options, 0, part, out) for part in (1, 0)]
+    assert reports == [
+        {"rows": 2, "dropped": {"empty line": 1}, "shards": 1}, {"rows": 2, "dropped": {"empty line": 1}, "shards": 1}
+    ]  # fmt: skip
+    assert sorted(path.name for path in out.iterdir()) == ["00000-00000.parquet", "00001-00000.parquet"]
+    assert list(read_examples(out)) == list(convert("bitext_lines", tmp_path, "s", options, 0))
+    again = convert_part("bitext_lines", tmp_path, "s", options | {"pairs": [["de", "en"], ["fr", "en"]]}, 0, 0, out)
+    assert again == json.loads(json.dumps(again))
+    assert len(shards(out)) == 2
+    (tmp_path / "x.de").write_text("\n\n\n", encoding="utf-8")
+    report = convert_part("bitext_lines", tmp_path, "s", options, 0, 0, out)
+    assert report == {"rows": 0, "dropped": {"empty line": 3}, "shards": 0}
+    assert [path.name for path in shards(out)] == ["00001-00000.parquet"]
+
+
+def test_ids_that_the_data_repeat_are_numbered(tmp_path: Path) -> None:
+    solution = {"task_id": "M/1", "language": "python", "description": "do", "canonical_solution": "x"}
+    lines = [json.dumps(solution | {"canonical_solution": code}) for code in "xyx"]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for task in ("text_to_code", "code_to_text"):
+        ids = [row.id.rpartition("/")[2] for row in run("mbxp", tmp_path, task=task)]
+        assert ids == ["1", "1#2", "1#3"]
+    questions = [{"id": "7", "question": text} for text in "abc"]
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "p", "qas": questions}]}]}), encoding="utf-8")
+    assert [row.id for row in run("squad", path, language="en")] == ["en-en/7", "en-en/7#2", "en-en/7#3"]
+    rows = [{"idx": "1", "doc": text, "code": "f()", "label": 1} for text in "ab"]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    drops = Drops()
+    assert [row.query for row in run("cosqa", tmp_path, drops, files=["squad.json"])] == ["a"]
+    assert drops == {"in two files": 1}
+    entry = {"sql": ["SELECT 1"], "sentences": [{"text": "q", "variables": {}}]}
+    for folder in ("train", "dev"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.json").write_text(json.dumps([entry]), encoding="utf-8")
+    found = run("text_to_sql", tmp_path, files=["train/x.json", "dev/x.json", "dev/x.json"])
+    assert [row.id for row in found] == ["train/x/1.1", "dev/x/1.1"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "gb18030", "latin-1"])
+@pytest.mark.parametrize(
+    "name", ["text_lines", "bitext_lines", "bitext_classes", "lines_two_way", "squad", "mbxp", "cosqa", "text_to_sql"]
+)
+def test_any_encoding_that_is_named(name: str, encoding: str, tmp_path: Path) -> None:
+    word = "né" if encoding == "latin-1" else "文"
+    contents: dict[str, Any] = {
+        "x.en": "a\n", "x.fr": f"{word}\n",
+        "x.json": {"data": [{"paragraphs": [{"context": "p", "qas": [{"id": word, "question": word}]}]}]},
+        "cosqa.json": [{"idx": "1", "doc": word, "code": "f()", "label": 1}],
+        "x.jsonl": {"task_id": "M/1", "language": "python", "description": word, "canonical_solution": "x"},
+        "sql.json": [{"sql": ["SELECT 1"], "sentences": [{"text": word, "variables": {}}]}],
+    }  # fmt: skip
+    for file, content in contents.items():
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        (tmp_path / file).write_bytes(text.encode(encoding))
+    (tmp_path / "documents").write_bytes(f"{word} 1\n".encode(encoding))
+    options: dict[str, dict[str, Any]] = {
+        "bitext_lines": {"files": ["x.{code}"], "pairs": [["fr", "en"]], "documents": "documents", "corpus": "c"},
+        "bitext_classes": {"files": ["x.{code}"], "languages": ["fr", "en"]},
+        "text_lines": {"files": "x.fr", "language": "fr"},
+        "lines_two_way": {"language": "en", "classes": {"x.fr": "good", "x.en": "bad"}},
+        "squad": {"files": "{code}.json", "languages": ["en"]},
+        "cosqa": {"files": ["cosqa.json"]},
+        "text_to_sql": {"files": ["sql.json"]},
+    }
+    (tmp_path / "x.json").rename(tmp_path / "en.json")
+    for path in (tmp_path / "cosqa.json", tmp_path / "sql.json"):
+        if name == "squad":
+            path.unlink()
+    rows = run(name, tmp_path, encoding=encoding, **options.get(name, {}))
+    assert word in {row.query for row in rows}
+    if name == "bitext_lines":
+        assert rows[0].groups == (f"c/{word} 1",)
+    with pytest.raises(ConfigError, match="option 'encoding': there is no encoding 'klingon'"):
+        check_options(name, tmp_path, options.get(name, {}) | {"encoding": "klingon"})
 
 
 @pytest.mark.data

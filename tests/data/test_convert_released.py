@@ -72,7 +72,7 @@ def test_two_way_classification_and_clustering(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 512])
 def test_a_range_of_rows(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("f2llm.data.convert_released._BATCH", size)
+    monkeypatch.setattr("f2llm.data.convert_released.BATCH", size)
     write(tmp_path / "mela.parquet", [(f"q{number}", "yes", "no") for number in range(10)])
     edges = [(0, 4), (4, 9), (9, 10)]
     parts = [run(tmp_path, "classification", files=["mela"], rows=list(edge)) for edge in edges]

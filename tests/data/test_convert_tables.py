@@ -178,7 +178,7 @@ def test_bitext_as_classes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no file for 'fra'; there are files for deu, eng, eng-GB"):
         run("bitext_classes", tmp_path, files=["x.{code}"], languages=["fra"])
     (tmp_path / "ids").write_text("d1\n", encoding="utf-8")
-    with pytest.raises(DataError, match="line 2 has no document: ids names 1 only"):
+    with pytest.raises(DataError, match="has a line 2, but the documents are named for 1 lines only"):
         run("bitext_classes", tmp_path, files=["x.{code}"], documents="ids")
     (tmp_path / "x.deu").write_text("eins\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"x.deu ends before line 2"):

@@ -112,7 +112,7 @@ def test_texts_of_several_sets(tmp_path: Path) -> None:
     evaluation = [("a", SENTENCE), ("b", SENTENCE), ("a", SENTENCE), ("b", "yes"), ("b", "Yes"), ("c", ""), ("c", "!?")]
     index = EvaluationIndex(evaluation)
     assert (index.texts, index.sets) == ([SENTENCE], [["a", "b"]])
-    assert (index.texts_of, index.too_short) == ({"a": 1, "b": 2, "c": 2}, {"b": 1, "c": 2})
+    assert (index.known.texts_of, index.known.too_short) == ({"a": 1, "b": 2, "c": 2}, {"b": 1, "c": 2})
     leaks, lines = find(tmp_path, {"x": [example(0, SENTENCE), example(1, "yes")]}, evaluation)
     assert [(line["row"], line["set"]) for line in lines] == [(0, "a"), (0, "b")]
     assert leaks.sources["x"].dropped == {"leaks a": 1}

@@ -20,19 +20,9 @@ from hypothesis import strategies as st
 
 from f2llm.core.errors import DataError, MissingDependencyError, StorageError
 from f2llm.core.types import Example
-from f2llm.data.dedup import (
-    EXACT,
-    NEAR,
-    Duplicates,
-    band_hashes,
-    find_duplicates,
-    grams,
-    jaccard,
-    slices,
-    text_key,
-    without,
-)
+from f2llm.data.dedup import EXACT, NEAR, Duplicates, find_duplicates, without
 from f2llm.data.examples import SCHEMA, read_examples, write_examples
+from f2llm.data.fingerprints import band_hashes, grams, jaccard, slices, text_key
 from f2llm.data.keys import fold
 
 pytest.importorskip("rensa")

@@ -93,6 +93,25 @@ def test_the_picture_names_all_that_is_drawn() -> None:
     assert labels({"a": source(9_999, empty=1)})[-1] == "empty  1 (<0.1%)"
 
 
+def test_leaks_are_drawn_as_one_reason() -> None:
+    two = {"a": source(80, leaks_b=10, leaks_c=10)}
+    assert labels(two)[1:] == ["training  80 (80.0%)", "leaks 2 evaluation sets  20 (20.0%)"]
+    assert cells(two)[0] == ["", "all", "a"]
+    assert [row[0] for row in cells(two)] == ["", "rows", "training", "evaluation", "leaks b", "leaks c"]
+    assert labels({"a": source(80, leaks_b=20)})[-1] == "leaks b  20 (20.0%)"
+
+
+def test_labels_lie_on_the_picture() -> None:
+    long = "a_source_with_quite_a_long_name_indeed_and_more"
+    figure = flow_picture({f"{number}_{long}": source(10_000_000, **{long: 10_000_000}) for number in range(30)})
+    figure.draw_without_rendering()
+    inside = figure.bbox
+    for label in figure.axes[0].texts:
+        box = label.get_window_extent()
+        assert inside.x0 <= box.x0
+        assert box.x1 <= inside.x1, label.get_text()
+
+
 def test_bands_are_as_wide_as_their_rows() -> None:
     axes = flow_picture(COUNTS).axes[0]
     heights = sorted(float(band.get_paths()[0].get_extents().height) for band in axes.collections)

@@ -22,7 +22,7 @@ def test_bare_is_coarser_than_fold(text: str) -> None:
 
 
 def test_tidy() -> None:
-    assert tidy(" a \u00a0 b\r\n\r\n\r\n\r\n c\x00\ufeff ") == "a b\n\nc"
+    assert tidy(" a \u00a0 b\r\n\r\n\r\n\r\nc\x00\ufeff ") == "a b\n\nc"
     assert tidy("e\u0301") == "é"
     assert tidy("a\ud800") == "a\ufffd"
     assert tidy("می\u200cخواهم") == "می\u200cخواهم", "the zero-width non-joiner is spelling"
@@ -32,7 +32,17 @@ def test_tidy() -> None:
 def test_tidy_keeps_the_shape_of_code() -> None:
     code = "\ndef f(a):\n    if a:  \n\n\n\n        return  1\n"
     assert tidy(code, "python") == "def f(a):\n    if a:\n\n\n\n        return  1"
-    assert tidy(code) == "def f(a):\nif a:\n\nreturn 1"
+    assert tidy(code) == "def f(a):\n    if a:\n\n        return 1"
+
+
+def test_tidy_keeps_the_indentation_of_lines() -> None:
+    question = "  Why  does this  fail?\n\n\n    if  a:\t\n\t\treturn\t1 \n \t\n\u00a0\u00a0\u3000else: "
+    assert tidy(question, "eng_Latn") == "Why does this fail?\n\n    if a:\n\t\treturn 1\n\n   else:"
+    assert tidy("\n\n   first\n  second\n") == "first\n  second", "the first line has none"
+
+
+def test_tidy_takes_no_longer_for_long_runs_of_spaces() -> None:
+    assert tidy("a" + " " * 300_000 + "b" + "\t" * 300_000 + "\nc" + " \x00" * 300_000) == "a b\nc"
 
 
 def test_fold_and_bare() -> None:

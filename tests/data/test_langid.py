@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +21,14 @@ from f2llm.data.langid import (
     Identifier,
     LanguageCounts,
     Py3langid,
+    Remembering,
     compare,
     judge,
     load_identifier,
     macrolanguage,
     main_script,
+    main_scripts,
+    script_family,
     scripts_of,
 )
 
@@ -45,10 +49,10 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
-    def best(self, texts: Sequence[str], script: str) -> list[tuple[str, float]]:
+    def best(self, texts: Sequence[str], scripts: Sequence[str]) -> list[tuple[str, float]]:
         assert not any("\n" in text for text in texts)
-        self.asked.append((script, len(texts)))
-        return [("deu" if script == "Latn" else "", 0.5)] * len(texts)
+        self.asked += Counter(scripts).items()
+        return [("deu" if script == "Latn" else "", 0.5) for script in scripts]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,14 @@ def test_any_text_has_a_script(text: str) -> None:
     assert len(script) == 4
     assert 0 <= letters <= 2 * len(text)
     assert (script == "Zyyy") == (letters == 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text(st.sampled_from("aé где中気カ한ߟ1.🙂\u0301\ud800 ") | st.characters(), max_size=12), max_size=6)
+)
+def test_scripts_of_many_texts_at_once(texts: list[str]) -> None:
+    assert main_scripts(texts) == [main_script(text) for text in texts]
 
 
 def test_the_script_limits_the_candidates() -> None:
@@ -107,6 +119,19 @@ def test_compare(claimed: str, found: str, verdict: str) -> None:
     assert compare(claimed, found, known) == verdict
     if verdict != "unknown to the model":
         assert compare(claimed, found) == verdict
+
+
+def test_a_text_is_asked_for_once() -> None:
+    model = Echo()
+    identifier = Remembering(Identifier(model, min_letters=5), most=2)
+    answers = [
+        identifier.identify(texts) for texts in (["ein Text", "kurz", "ein Text"], ["ein Text"], ["ein neuer Text"])
+    ]
+    assert answers == [[("deu_Latn", 0.5), (UNDETERMINED, 0.0), ("deu_Latn", 0.5)], *[[("deu_Latn", 0.5)]] * 2]
+    assert model.asked == [("Latn", 1), ("Latn", 1)]
+    identifier.identify(["kurz"])
+    identifier.identify(["ein Text"])
+    assert model.asked == [("Latn", 1)] * 3, "what is too much is forgotten"
 
 
 def test_macrolanguages_have_no_chains() -> None:
@@ -199,6 +224,27 @@ def test_py3langid(identifier: Identifier) -> None:
     assert identifier.identify([GERMAN]) == [found[0]], "an answer does not depend on the texts beside it"
     assert "zho_Hani" in identifier.model.languages
     assert scripts_of("srp") == {"Cyrl", "Latn"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(
+        st.text(st.sampled_from("abcdeé ßXÜ где слово ნინი  ߟ12") | st.characters(), max_size=60), max_size=8
+    )
+)
+def test_many_texts_at_once_are_classified_like_one(identifier: Identifier, texts: list[str]) -> None:
+    """As the package itself does it, but for the rounding."""
+    model = identifier.model
+    assert isinstance(model, Py3langid)
+    scripts = [script_family(script) for script, _ in main_scripts(texts)]
+    for text, script, (code, confidence) in zip(texts, scripts, model.best(texts, scripts), strict=True):
+        alone = model._restricted(script)
+        if alone is None:
+            assert (code, confidence) == ("", 0.0)
+            continue
+        ranked = [(model._codes[label], score) for label, score in alone.rank(text)]
+        assert confidence == pytest.approx(ranked[0][1], abs=1e-4)
+        assert code in [name for name, score in ranked if score > ranked[0][1] - 1e-4]
 
 
 LINES = 50

@@ -1,4 +1,4 @@
-"""Mining against a plain reference, and its promises: no known positive, the ceiling, the margin, the full number."""
+"""Mining against brute force, and its promises: no known positive, the ceiling, the margin, the full number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from f2llm.core.errors import DataError
 from f2llm.core.types import Example, TaskType
-from f2llm.data import mine as module
+from f2llm.data import mine_search
 from f2llm.data.keys import fold, stable_hash
 from f2llm.data.mine import mine
 from f2llm.data.ngrams import ngram_encoder
@@ -73,12 +73,10 @@ def sources(draw: st.DrawFn) -> list[Example]:
 @given(rows=sources(), anchor=st.sampled_from(["query", "positive"]), skip=st.integers(0, 2), blocks=st.integers(1, 50))
 def test_mining_equals_the_reference(rows: list[Example], anchor: Any, skip: int, blocks: int) -> None:
     rules = {"per_query": 4, "skip_top": skip, "top_k": 6, "max_score": 0.8, "relative_margin": 0.95}
-    before = module._BLOCK_SCORES
-    module._BLOCK_SCORES = blocks
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mine_search, "BLOCK_SCORES", blocks)
+        patch.setattr(mine_search, "_WINDOW_ROWS", 1 + blocks % 20)
         mined, report = mine(rows, random_encoder, anchor=anchor, **rules)
-    finally:
-        module._BLOCK_SCORES = before
     assert [(m.id, m.query, m.positive) for m in mined] == [(r.id, r.query, r.positive) for r in rows]
     expected = [reference(rows, own, anchor, rules) for own in rows]
     assert report.mined == sum(map(len, expected)) == report.negative_scores.sum()
@@ -124,11 +122,13 @@ def test_top_up_goes_to_other_languages_only_when_it_must() -> None:
 
 def test_given_negatives_come_first() -> None:
     rows = [row("q", "p", negatives=("n1", "P", "n1 ", "q", "other")), row("q", "other"), row("x", "y"), row("z", "w")]
-    mined, report = mine(rows, random_encoder, per_query=3, skip_top=0)
+    mined, report = mine(rows, random_encoder, per_query=6, skip_top=0)
     assert mined[0].negatives[0] == "n1"
-    assert set(mined[0].negatives[1:]) <= {"y", "w"}
+    assert set(mined[0].negatives[1:]) <= {"y", "w"}, "other is a positive of the same query"
     assert report.given == 1
-    assert mine([row("q", "p", negatives=("a", "b", "c"))], random_encoder, per_query=2)[0][0].negatives == ("a", "b")
+    mined, report = mine([row("q", "p", negatives=("a", "P", "c"))], random_encoder, per_query=2)
+    assert mined[0].negatives == ("a", "P"), "who brings enough is believed"
+    assert (report.given, report.rows_searched) == (2, 0)
 
 
 def test_query_encoder_is_used_for_queries() -> None:
@@ -153,8 +153,17 @@ def test_classification_keeps_its_negative() -> None:
 def test_what_is_no_source() -> None:
     with pytest.raises(DataError, match="clustering, retrieval"):
         mine([row("a", "b"), row("c", "d", task_type="clustering", label="x")], random_encoder)
-    with pytest.raises(DataError, match="row 'a>b' of a clustering source has no label"):
-        mine([row("a", "b", task_type="clustering")], random_encoder)
+    with pytest.raises(DataError, match=r"the encoder gave an array \[1, 2\] for 2 texts"):
+        mine([row("a", "b"), row("c", "d")], lambda texts: np.ones((1, 2), np.float32))
+
+
+def test_clustering_without_a_label_keeps_what_it_brings() -> None:
+    rows = [row("a", "b", task_type="clustering", negatives=("c",)), row("d", "e", task_type="clustering", label="x")]
+    rows += [row(f"q{i}", f"p{i}", task_type="clustering", label="y") for i in range(3)]
+    mined, report = mine(rows, random_encoder, skip_top=0)
+    assert mined[0] == rows[0]
+    assert set(mined[1].negatives) == {"p0", "p1", "p2"}, "whose class is not known is nobody's negative"
+    assert report.rows_searched == 4
 
 
 def test_report() -> None:
@@ -163,6 +172,54 @@ def test_report() -> None:
     assert len(data["score_bins"]) == len(data["negative_scores"]) + 1 == len(data["positive_scores"]) + 1
     assert sum(data["positive_scores"]) == data["rows"] == 40
     assert report.summary().startswith("40 rows: ")
+    assert data["share_short"] == report.rows_short / 40
+    _, long = mine([row("q" * 999, "p" * 999), row("q", "p")], random_encoder)
+    assert all(len(sample[name]) <= 240 for sample in long.samples for name in ("query", "positive"))
+
+
+matrices = st.integers(1, 6).flatmap(
+    lambda rows: st.integers(1, 90).flatmap(
+        lambda documents: st.lists(
+            st.sampled_from([-np.inf, -0.5, -0.25, 0.0, 0.125, 0.5, 1.0]),
+            min_size=rows * documents, max_size=rows * documents,
+        ).map(lambda flat: np.array(flat, np.float32).reshape(rows, documents))
+    )
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(matrices, st.integers(1, 12))
+def test_the_best_are_those_of_a_stable_sort(S_BN: NDArray[np.float32], count: int) -> None:
+    found, scores = mine_search.best(S_BN, count)
+    order = np.argsort(-S_BN, axis=1, kind="stable")[:, :count]
+    wanted = np.take_along_axis(S_BN, order, 1)
+    assert np.array_equal(scores, wanted)
+    assert np.array_equal(found[wanted > -2], order[wanted > -2])
+
+
+@settings(max_examples=100, deadline=None)
+@given(matrices, st.data())
+def test_draws_go_round_the_pool_once(S_BN: NDArray[np.float32], data: st.DataObject) -> None:
+    rows, documents = S_BN.shape
+    chosen = np.array(data.draw(st.lists(st.integers(0, rows - 1), unique=True)), np.int64)
+    start = np.array([data.draw(st.integers(0, documents - 1)) for _ in chosen], np.int64)
+    need = np.array([data.draw(st.integers(1, 5)) for _ in chosen], np.int64)
+    row, rank, document = mine_search.draw(S_BN, chosen, start, need, 0.5)
+    for place, own in enumerate(chosen.tolist()):
+        allowed = (S_BN[own] < 0.5) & np.isfinite(S_BN[own])
+        wanted = [d for d in np.roll(np.arange(documents), -start[place]).tolist() if allowed[d]][: need[place]]
+        found = dict(zip(rank[row == own].tolist(), document[row == own].tolist(), strict=True))
+        assert [found[index] for index in range(len(found))] == wanted
+
+
+def test_popular_texts_cost_no_squares() -> None:
+    """A query with very many positives, and a positive of very many queries, each with another positive."""
+    rows = [row("thanks", f"answer {i}") for i in range(3000)]
+    rows += [pair for i in range(3000) for pair in (row(f"q{i}", "yes"), row(f"q{i}", f"own {i}"))]
+    mined, _ = mine(rows, ngram_encoder(32), per_query=3, skip_top=0, max_score=1.0)
+    assert all(not text.startswith("answer") for own in mined[:3000] for text in own.negatives)
+    assert all(text.startswith("answer") for own in mined[3000::2] for text in own.negatives)
+    assert all(text not in ("yes", own.positive) for own in mined[3001::2] for text in own.negatives)
 
 
 def test_ngrams() -> None:

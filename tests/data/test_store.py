@@ -117,7 +117,7 @@ def test_the_digest_knows_the_data(tmp_path: Path, small_tokenizer: Tokenizer) -
     assert len(set(digests)) == 4
 
 
-@pytest.mark.parametrize("key", ["digest", "languages", "language_shares"])
+@pytest.mark.parametrize("key", ["digest", "languages", "language_shares", "texts"])
 def test_an_older_store_is_told(tmp_path: Path, small_tokenizer: Tokenizer, key: str) -> None:
     build(tmp_path, small_tokenizer, StageSource("s", "retrieval", None, False), [example(0)])
     meta = json.loads((tmp_path / "meta.json").read_text())
@@ -149,7 +149,8 @@ def fabricate(directory: Path, documents: int, rows: int) -> None:
     np.save(directory / "offsets.npy", np.arange(0, 4 * documents + 1, 4))
     for folder, kind, width in (("rows", np.int32, 9), ("languages", np.uint16, 2)):
         np.lib.format.open_memmap(directory / folder / "s.npy", mode="w+", dtype=kind, shape=(rows, width))
-    meta = {"sources": {"s": "retrieval"}, "digest": "0", "languages": ["eng_Latn"]}
+    counts = {"texts": documents, "tokens": 4 * documents, "rows": rows}
+    meta = {**counts, "sources": {"s": "retrieval"}, "digest": "0", "languages": ["eng_Latn"]}
     (directory / "meta.json").write_text(json.dumps({**meta, "language_shares": {"s": {"eng_Latn": 1.0}}}))
 
 

@@ -59,7 +59,9 @@ def test_every_source_becomes_one_of_the_recipe(tmp_path: Path) -> None:
         if source.id in by_id:
             config = by_id[source.id]
             assert config.task_type == CONVERTERS[config.converter].task_type == source.task_type
-            assert (config.max_rows, config.path, config.evaluate) == (80_000 * source.units, "data", False)
+            assert (config.max_rows, config.path, config.evaluate) == (80_000, "data", False)
+            assert config.max_rows_per == ("file" if source.units > 1 else "source")
+            assert (config.instruction, config.license or "unknown") == (source.instruction, source.license)
             assert (1 in config.stages, config.symmetric) == (source.stage1, source.symmetric)
             for name in ("language", "doc_language"):
                 assert name not in config.options or language(config.options[name])
@@ -69,7 +71,17 @@ def test_every_source_becomes_one_of_the_recipe(tmp_path: Path) -> None:
     assert by_id["mmarco"].options == {"files": ["msmarco", "mmarco_{code}"], "language": "en"}
     assert set(registered(full)) == set(by_id)
     assert with_registry(full, file) == full
-    assert with_registry(load(tmp_path, overrides=["registry.max_rows=10"])[0], file).sources[0].max_rows == 10
+    overridden, _ = load(tmp_path, overrides=["registry.max_rows=10", "registry.language_alpha=0.5"])
+    first = with_registry(overridden, file).sources[0]
+    assert (first.max_rows, first.language_alpha) == (10, 0.5)
+
+
+def test_what_holds_test_texts_is_left_out_unless_asked_for(tmp_path: Path) -> None:
+    recipe, file = load(tmp_path, RECIPE.replace('exclude = ["mkqa"]\n', ""))
+    left_out = {source.id for source in registry()} - {source.id for source in with_registry(recipe, file).sources}
+    assert left_out == {"mkqa", "sib200"}
+    recipe, file = load(tmp_path, RECIPE.replace('["mkqa"]', "[]"))
+    assert len(with_registry(recipe, file).sources) == 157
 
 
 def test_a_recipe_without_a_registry_stays_as_it_is(tmp_path: Path) -> None:

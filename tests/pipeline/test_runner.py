@@ -1,5 +1,7 @@
 """Skip what is up to date, rerun exactly what depends on a change, find a killed step's work again."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from f2llm.core.errors import ConfigError
 from f2llm.core.files import read_json
+from f2llm.data.engine import LocalEngine, Task
 from f2llm.pipeline.runner import Step, Workplace, run_steps
 
 
@@ -118,3 +121,58 @@ def test_a_damaged_manifest_reruns_the_step(tmp_path: Path) -> None:
     run_steps(plan(), tmp_path, seed=0)
     (tmp_path / "a" / "manifest.json").write_text("{")
     assert run_steps(plan(), tmp_path, seed=0).ran == ["a"]
+
+
+def note(directory: str, name: str) -> str:
+    """A task that leaves a file and adds its name to a list, so that its runs can be counted."""
+    with open(Path(directory) / "ran", "a") as handle:
+        handle.write(name)
+    return name
+
+
+def spread(name: str, root: Path, fail: bool = False) -> Step:
+    """A step of two tasks, whose results its artifact has."""
+
+    def tasks(place: Workplace) -> list[Task]:
+        marker = place.directory / ".tasks"
+        parts = (f"{name}{part}" for part in (0, 1))
+        return [Task(marker / part, note, {"directory": str(root), "name": part}) for part in parts]
+
+    def run(place: Workplace) -> None:
+        found = place.engine.map(tasks(place), name)
+        if fail:
+            raise KeyboardInterrupt
+        shutil.rmtree(place.directory / ".tasks")
+        (place.directory / "text").write_text(" ".join(found))
+
+    return Step(name, run, {}, tasks=tasks)
+
+
+class Counting(LocalEngine):
+    """Says how many tasks came at once."""
+
+    def __init__(self) -> None:
+        super().__init__(workers=1)
+        self.waves: list[int] = []
+
+    def map(self, tasks: Sequence[Task], description: str) -> list[Any]:
+        self.waves.append(len(tasks))
+        return super().map(tasks, description)
+
+
+def test_tasks_of_steps_that_need_no_other_run_together_and_once(tmp_path: Path) -> None:
+    steps = [spread("a", tmp_path), spread("b", tmp_path), Step("c", writer("c", "a"), {}, ["a"])]
+    engine = Counting()
+    run_steps(steps, tmp_path / "out", seed=0, engine=engine)
+    assert (tmp_path / "ran").read_text() == "a0a1b0b1"
+    assert engine.waves == [4, 2, 2], "all at once, then each step finds its own done"
+    assert (tmp_path / "out" / "b" / "text").read_text() == "b0 b1"
+
+
+def test_tasks_that_are_done_are_not_run_again_after_an_interrupt(tmp_path: Path) -> None:
+    for fail in (True, False):
+        try:
+            run_steps([spread("a", tmp_path, fail)], tmp_path / "out", seed=0)
+        except KeyboardInterrupt:
+            continue
+    assert (tmp_path / "ran").read_text() == "a0a1"

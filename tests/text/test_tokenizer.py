@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,3 +111,12 @@ def test_a_foreign_vocabulary_is_refused(small_tokenizer: Tokenizer, tmp_path: P
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=r"no token '<\|im_end\|>'"):
         Tokenizer.load(tmp_path, LIMIT)
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.text(st.characters(codec=None, exclude_categories=()), max_size=200), max_size=6))
+def test_arrays_hold_the_same_ids(small_tokenizer: Tokenizer, texts: list[str]) -> None:
+    ids, lengths, cut = small_tokenizer.encode_arrays(texts)
+    expected, truncated = small_tokenizer.encode_counted(texts)
+    assert [part.tolist() for part in np.split(ids, np.cumsum(lengths))[:-1]] == expected
+    assert cut.sum() == truncated

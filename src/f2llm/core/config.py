@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from f2llm.core.errors import ConfigError
 from f2llm.core.toml_lines import KeyPath, find_line, key_lines
-from f2llm.core.types import Aggregate, Depth, Distill, Importance, TaskType
+from f2llm.core.types import HOLDING_TEST_TEXTS, Aggregate, Depth, Distill, Importance, TaskType
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Alpha = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -38,9 +39,10 @@ class SourceConfig(Section):
     """One data source: which converter reads it, in which stages it trains, and the instruction of its queries.
 
     `symmetric`: query and document are of the same kind, so documents may carry the instruction too. `max_rows`: at
-    most so many rows in stage 2. `eval_doc_lang`: held-out queries are searched among all documents in this language.
-    `temperature`: of this source's losses, where it needs another than `training.temperature`. `license` of its data,
-    for the cards of the models.
+    most so many rows in stage 2, of the "source" or of each "file" of released data; `language_alpha` below 1 draws
+    them so that a query language gets rows in proportion to size**alpha. `eval_doc_lang`: held-out queries are searched
+    among all documents in this language. `temperature`: of this source's losses, where it needs another than
+    `training.temperature`. `license` of its data, for the cards of the models.
     """
 
     id: Name
@@ -51,6 +53,8 @@ class SourceConfig(Section):
     instruction: str | None = None
     symmetric: bool = False
     max_rows: Positive | None = None
+    max_rows_per: Literal["source", "file"] = "source"
+    language_alpha: Alpha = 1.0
     evaluate: bool = True
     eval_doc_lang: str | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
@@ -59,20 +63,37 @@ class SourceConfig(Section):
 
 
 class RegistryConfig(Section):
-    """The paper's sources, each an own one, from a local copy of the released data set (parquet files) at `path`.
+    """The paper's sources, each an own one, from the released data set: parquet files at `path`, or on the hub.
 
-    `exclude` leaves sources out by id. `max_rows`: of each file or language at most so many rows in stage 2.
+    On the hub: `hf://datasets/codefuse-ai/F2LLM-v2@REVISION`. `exclude` leaves sources out by id; those of the default
+    hold test texts of MTEB. `max_rows`: of each file or language at most so many rows in stage 2, `language_alpha` as
+    of a source.
     """
 
     path: str
-    exclude: list[str] = []
+    exclude: list[str] = list(HOLDING_TEST_TEXTS)
     max_rows: Positive | None = 80_000
+    language_alpha: Alpha = 1.0
+
+
+class EvaluationSetConfig(Section):
+    """Texts that no training row may show (`clean`): a converter reads them, as it reads a source."""
+
+    id: Name
+    converter: str
+    path: str
+    options: dict[str, Any] = {}
 
 
 class CleanConfig(Section):
     """Which rows train and which evaluate: the share of units held out, and on which side a repeated text is dropped.
 
     `eval_per_language` caps the evaluation rows of a source in a language; `min_chars` and `max_chars` bound a text.
+    `near_duplicates`: over all sources, rows whose texts are alike (a Jaccard similarity of 5-grams from this on, such
+    as 0.8) are kept once; off where not given. `exclude`: sources that go as a whole, for they hold test texts; what
+    they would leak is reported. `languages`: identify the language of each text and "count" the disagreements with its
+    tag, or "drop" rows where the other language is at least `language_confidence` sure; by py3langid, or by the
+    fastText file `language_model` (GlotLID).
     """
 
     min_chars: Positive = 1
@@ -80,17 +101,30 @@ class CleanConfig(Section):
     held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
     decontaminate: Literal["drop_train", "drop_eval"] = "drop_train"
     eval_per_language: Positive = 200
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
+    exclude: list[str] = list(HOLDING_TEST_TEXTS)
+    languages: Literal["off", "count", "drop"] = "off"
+    language_model: str | None = None
+    language_confidence: Share = 0.9
 
 
 class MineConfig(Section):
-    """Hard negatives: rank window, absolute score ceiling, margin to the positive (F2LLM v1, section 3.2)."""
+    """Hard negatives: rank window, absolute score ceiling, margin to the positive (F2LLM v1, section 3.2).
 
+    `encoder`: "ngrams" (character n-grams, no model needed), or the directory or hub id of an embedding model.
+    `anchor`: whose neighbours are taken, those of the "query" or of the "positive". `same_language`: documents of the
+    positive's language only. `pool`: a row is compared with at most so many documents of a language.
+    """
+
+    encoder: str = "ngrams"
     per_query: Positive = 24
     skip_top: Annotated[int, Field(ge=0)] = 5
     top_k: Positive = 100
     max_score: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     relative_margin: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     anchor: Literal["query", "positive"] = "query"
+    same_language: bool = True
+    pool: Annotated[int, Field(ge=100)] = 50_000
 
 
 class StageConfig(Section):
@@ -119,7 +153,7 @@ class MixtureConfig(Section):
     the share of a source, `language_floors` and `language_caps` that of the queries in a language (`swa_Latn = 0.02`).
     """
 
-    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
+    alpha: Alpha = 1.0
     floors: dict[str, Share] = {}
     caps: dict[str, Share] = {}
     language_floors: dict[str, Share] = {}
@@ -284,6 +318,7 @@ class Recipe(Section):
     tokenizer: TokenizerConfig
     sources: list[SourceConfig] = []
     registry: RegistryConfig | None = None
+    evaluation_sets: list[EvaluationSetConfig] = []
     clean: CleanConfig = CleanConfig()
     mine: MineConfig = MineConfig()
     training: TrainingConfig = TrainingConfig()

@@ -13,6 +13,7 @@ language; write the natural one with its script (`lua_Latn`).
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -57,6 +58,11 @@ class Language:
     script: str
     name: str
 
+    @property
+    def shortest_code(self) -> str:
+        """The ISO 639-1 code, or the three letters where there is none; the tag of a programming language."""
+        return _two_letters().get(self.iso639_3, self.iso639_3) or self.tag
+
 
 def is_programming(tag: str) -> bool:
     """True for the tag of a programming language, such as `python`."""
@@ -81,6 +87,19 @@ def language(tag_or_code: str) -> Language:
     code, script = found
     iso = _three_letters().get(code, code)
     return Language(f"{iso}_{script}", iso, script, _name(code, script))
+
+
+@cache
+def known_languages() -> tuple[Language, ...]:
+    """Every language that CLDR names in English or has a locale for, in the scripts of its locales, by tag.
+
+    The programming languages come last. Names that stand for several languages, or for none, are left out.
+    """
+    found = set()
+    for code in [*_english()["languages"], *localedata.locale_identifiers()]:
+        with suppress(ConfigError):
+            found.add(language(f"{code}_{_likely_script(code, None)}" if code in PROGRAMMING else code))
+    return (*sorted(found, key=lambda entry: entry.tag), *map(language, PROGRAMMING))
 
 
 def _lower_code(text: str) -> str:
@@ -110,6 +129,11 @@ def _three_letters() -> dict[str, str]:
     """ISO 639-1 -> the three-letter code (639-2/T)."""
     aliases = get_global("language_aliases").items()
     return {two: three for three, two in aliases if len(three) == 3 and len(two) == 2} | _TERMINOLOGY_CODES
+
+
+@cache
+def _two_letters() -> dict[str, str]:
+    return {three: two for two, three in _three_letters().items()}
 
 
 @cache

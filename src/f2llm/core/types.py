@@ -10,6 +10,8 @@ Importance = Literal["l1", "l2", "variance", "prefix", "magnitude", "random"]
 Aggregate = Literal["sum", "max", "last"]
 Depth = Literal["first", "influence", "norm_change"]
 Distill = Literal["mse", "cosine", "relational"]
+HOLDING_TEST_TEXTS = ("mkqa", "sib200")
+"""Sources of the paper that hold test texts of MTEB, as their own data card says."""
 TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)
 
 

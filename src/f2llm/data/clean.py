@@ -1,39 +1,63 @@
 """Clean converted sources and split them into training and evaluation; every row that goes is counted by its reason.
 
-The split is over groups (`Example.groups`) and across all sources: a group is held out when the hash of its name and
-the seed falls below the fraction, so neither other rows nor other sources move it. A row is for evaluation when its
-first group (the query's) is held out, for training when none of its groups is; any other row straddles the split and
-goes. What is the same text in spite of the split is then settled by `decontaminate`:
+Four phases, each a list of tasks that an engine runs, in this process, in local ones or on a cluster, with one result:
+
+1. `clean_split`, a task for each shard: tidy, faults, the split by groups;
+2. `clean_duplicates`, for each source: its equal rows; with `near_duplicates`, `dedup` over all sources;
+3. `clean_evaluation`, for each source: the evaluation rows, at most so many of each language;
+4. `clean_filter`, for each shard: what may not be trained on goes, the rest is written.
+
+What is the same text in spite of the split is settled by `decontaminate`:
 
 - `drop_train`: a training row that holds an evaluation query anywhere goes (benchmarks that must stay whole);
 - `drop_eval`: an evaluation row whose query occurs anywhere in the training texts of any source goes (names, which are
   legitimately the same in many languages: what is left to evaluate on is truly unseen).
 
-Cost: one pass over the rows (30,000 rows of short texts a second), and a second one over training files that hold an
-evaluation query. Memory: 8 bytes per training text, 60 bytes per row for duplicates, and the evaluation rows.
+`evaluation_sets` are of others (MTEB): a training row that shows one of their texts goes. Sources of `exclude` are
+known to hold such texts and go as a whole, held-out rows too; what they show is reported all the same.
+
+Work files (as large as the input, 8 bytes a text and 15 a row) lie in a hidden folder of `out_dir` until the end; after
+a kill the same call goes on from there.
+
+Cost: 60 microseconds of one core for a row of two texts of 125 characters, 50 of them in the split (40 where nothing is
+held out); 110 more with near duplicates, 90 with evaluation sets, 90 with languages (benchmarks/cleaning.py). Memory:
+in this process 8 bytes for each different evaluation query, and at the end the texts of the evaluation sets; in a
+worker 10 bytes for each row of one source, 30 for each of its held-out rows, 13 for each row and 8 for each text of one
+shard, 250 MB, and what the modules named above state for what is switched on.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from f2llm.core.files import digest_json, explained, write_json
+from f2llm.data.clean_duplicates import mark_duplicates
+from f2llm.data.clean_evaluation import find_in_training, select_held_out, write_evaluation
+from f2llm.data.clean_filter import filter_shard, show_leaks
+from f2llm.data.clean_parts import FOUND, KEPT, LEAKS, TRAIN, distinct, load, save_array
+from f2llm.data.clean_split import split_shard
+from f2llm.data.decontaminate import (
+    DEFAULT_EXCLUDED,
+    EXCLUDED,
+    EvaluationTexts,
+    Line,
+    read_lines,
+    texts_of_examples,
+    write_leaks,
+)
+from f2llm.data.dedup import find_duplicates
+from f2llm.data.engine import Engine, LocalEngine, Task
+from f2llm.data.examples import count_examples, shards, write_examples
+from f2llm.data.langid import LanguageCounts
 
-from f2llm.core.files import write_json
-from f2llm.core.log import track
-from f2llm.core.types import Example
-from f2llm.data.examples import count_examples, read_examples, write_examples
-from f2llm.data.keys import ALWAYS_TRAIN, bare, fold, stable_hash, text_group, tidy
-
+_OPTIONAL = ("duplicates.parquet", "duplicates.json", "leaks.parquet", "leaks.json", "langid.json")
 Decontaminate = Literal["drop_train", "drop_eval"]
-Side = Literal["train", "eval", "neither"]
-Keys = NDArray[np.uint64]
 
 
 @dataclass
@@ -47,6 +71,9 @@ class SourceCounts:
 
     def check(self) -> None:
         assert self.rows == self.train + self.evaluation + self.dropped.total(), self
+
+    def drop(self, reasons: Mapping[str, int]) -> None:
+        self.dropped.update({reason: count for reason, count in reasons.items() if count})
 
     def to_json(self) -> dict[str, Any]:
         dropped = dict(self.dropped.most_common())
@@ -64,200 +91,288 @@ class CleanReport:
 
 
 @dataclass(frozen=True)
-class _Rules:
+class CleanRules:
+    """What stays and what goes.
+
+    `held_out_fraction` of the groups are for evaluation (0: none), at most `eval_per_language` rows of a source and
+    query language. `near_duplicates`: the Jaccard similarity from which on texts are alike (0.8), or None. `exclude`:
+    sources that go as a whole. `languages`: "count" says in which language each text is found to be, "drop" also takes
+    out rows where that is surely another one than claimed, by a probability of `language_confidence` and more;
+    `language_model`: a fastText file instead of py3langid. The last four need the extra `data`.
+    """
+
     held_out_fraction: float
     seed: int
-    min_chars: int
-    max_chars: int
+    min_chars: int = 1
+    max_chars: int = 20_000
+    decontaminate: Decontaminate = "drop_train"
+    eval_per_language: int = 200
+    near_duplicates: float | None = None
+    exclude: tuple[str, ...] = DEFAULT_EXCLUDED
+    languages: Literal["off", "count", "drop"] = "off"
+    language_model: Path | None = None
+    language_confidence: float = 0.9
 
 
 def clean(
     sources: Mapping[str, Path],
     out_dir: Path,
+    rules: CleanRules,
     *,
-    held_out_fraction: float,
-    seed: int,
-    min_chars: int = 1,
-    max_chars: int = 20_000,
-    decontaminate: Decontaminate = "drop_train",
-    eval_per_language: int = 200,
     evaluated: Mapping[str, str | None] | None = None,
+    evaluation_sets: Mapping[str, Path] | None = None,
+    engine: Engine | None = None,
 ) -> CleanReport:
-    """Write `train/SOURCE.parquet`, `eval/SOURCE.parquet` and `drops.json` below `out_dir`.
+    """Write `train/SOURCE/NNNNN.parquet`, `eval/SOURCE.parquet` and `drops.json` below `out_dir`.
 
-    `sources` maps ids to converted files. At most `eval_per_language` evaluation rows are kept per source and query
-    language, chosen by hash. `evaluated` names the sources that are evaluated (default: all), each with the one
-    document language that its retrieval evaluation keeps (None: any); the held-out rows of other sources go.
+    `sources` maps ids to converted rows, a file or shards; a shard without training rows has no file. `evaluated`
+    names the sources that are evaluated (default: all), each with the one document language that its retrieval
+    evaluation keeps (None: any); the held-out rows of other sources go. `evaluation_sets` maps names to examples whose
+    queries, and positives of retrieval, may not be trained on.
+
+    With `near_duplicates` also `duplicates.parquet` and `duplicates.json`, with evaluation sets `leaks.parquet` and
+    `leaks.json`: a `row` in them is counted from 0 over the training candidates of its source, as the split left them
+    (over all rows of an excluded source). With languages `langid.json` (the texts that were judged) and
+    `langid/SOURCE/NNNNN.parquet`, row by row beside the training shard.
     """
-    rules = _Rules(held_out_fraction, seed, min_chars, max_chars)
-    report = CleanReport({source: SourceCounts() for source in sources})
-    held_out: dict[str, list[Example]] = {}
-    train_keys: dict[str, Keys] = {}
-    for source, path in sources.items():
-        counts, splitter = report.sources[source], _Splitter(rules, report.sources[source])
-        counts.train = write_examples(_train_file(out_dir, source), splitter.train_rows(source, path))
-        train_keys[source] = np.unique(np.fromiter(splitter.keys, np.uint64, len(splitter.keys)))
-        held_out[source] = _select(splitter.held_out, counts, source, evaluated)
-    if decontaminate == "drop_eval":
-        _drop_eval(held_out, train_keys, report)
-    for source, examples in held_out.items():
-        held_out[source] = _cap(examples, report.sources[source], eval_per_language, seed)
-    if decontaminate == "drop_train":
-        _drop_train(held_out, train_keys, report, out_dir)
-    for source, examples in held_out.items():
-        counts = report.sources[source]
-        counts.evaluation = write_examples(out_dir / "eval" / f"{source}.parquet", examples)
-        counts.check()
-    write_json(out_dir / "drops.json", report.to_json())
-    return report
+    with ExitStack() as stack:
+        if engine is None:
+            engine = LocalEngine()
+            stack.callback(engine.close)
+        run = _Run(sources, out_dir, rules, evaluated, evaluation_sets or {}, engine)
+        run.start()
+        run.split()
+        run.mark_duplicates()
+        if rules.held_out_fraction:
+            run.evaluate()
+        run.filter()
+        return run.finish()
 
 
-@lru_cache(maxsize=2**18)
-def is_held_out(group: str, fraction: float, seed: int) -> bool:
-    """Whether a group belongs to the evaluation; depends on nothing but its name, the fraction and the seed."""
-    return not group.startswith(ALWAYS_TRAIN) and stable_hash(seed, "held out", group) < fraction * 2**64
+class _Run:
+    """The phases of one call; what they hand to each other lies in `work`."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Path],
+        out_dir: Path,
+        rules: CleanRules,
+        evaluated: Mapping[str, str | None] | None,
+        evaluation_sets: Mapping[str, Path],
+        engine: Engine,
+    ) -> None:
+        self.out_dir, self.rules, self.evaluated, self.engine = out_dir, rules, evaluated, engine
+        self.report = CleanReport({source: SourceCounts() for source in sources})
+        self.shards = {source: shards(path) for source, path in sources.items()}
+        self.excluded = [source for source in sources if source in rules.exclude]
+        self.cleaned = [source for source in sources if source not in rules.exclude]
+        self.sets = dict(evaluation_sets)
+        settings = {**asdict(rules), "language_model": str(rules.language_model), "evaluated": evaluated}
+        files = [_states(self.shards), _states({name: shards(path) for name, path in self.sets.items()})]
+        self.state = digest_json([settings, files])[:16]
+        self.work = out_dir / f".clean-{self.state}"
+        self.parts = {
+            source: [self.work / "parts" / source / f"{number:05}" for number in range(len(files))]
+            for source, files in self.shards.items()
+        }
+        self.first = {source: [0] for source in sources}  # the running number of each shard's first candidate
+        self.queries: Path | None = None
+
+    def start(self) -> None:
+        """Make the folder of work files; what an earlier call left goes, unless it was this one."""
+        with explained(self.out_dir):
+            for folder in self.out_dir.glob(".clean-*"):
+                if folder != self.work:
+                    shutil.rmtree(folder)
+            if not self.work.exists():
+                for name in _OPTIONAL:
+                    (self.out_dir / name).unlink(missing_ok=True)
+                for source in self.shards:
+                    for part in ("train", "langid"):
+                        shutil.rmtree(self.out_dir / part / source, ignore_errors=True)
+            for source in self.shards:
+                (self.out_dir / "train" / source).mkdir(parents=True, exist_ok=True)
+            self.work.mkdir(parents=True, exist_ok=True)
+
+    def split(self) -> None:
+        """Phase 1. Excluded sources go at once."""
+        for source in self.excluded:
+            counts = self.report.sources[source]
+            for shard in self.shards[source]:
+                counts.rows += count_examples(shard)
+                self.first[source].append(counts.rows)
+            counts.drop({EXCLUDED: counts.rows})
+        bounds = {name: getattr(self.rules, name) for name in ("held_out_fraction", "seed", "min_chars", "max_chars")}
+        for source, found in self._each_shard(
+            "split", split_shard, lambda source, number: {"shard": self.shards[source][number], **bounds}
+        ):
+            counts = self.report.sources[source]
+            counts.rows += found["rows"]
+            counts.drop(found["dropped"])
+            self.first[source].append(self.first[source][-1] + found["train"])
+
+    def mark_duplicates(self) -> None:
+        """Phase 2. Rows for training are counted when they are dropped, in the last phase."""
+        for source, held_out in self._each_source("duplicates", mark_duplicates, lambda source: {}):
+            self.report.sources[source].drop({"duplicate": held_out})
+        if self.rules.near_duplicates is not None:
+            parts = {source: self.parts[source] for source in self.cleaned}
+            find_duplicates(
+                {source: [part / TRAIN for part in own] for source, own in parts.items()},
+                self.out_dir,
+                threshold=self.rules.near_duplicates,
+                kept={part / TRAIN: part / KEPT for own in parts.values() for part in own},
+                work=self.work / "near",
+                engine=self.engine,
+            )
+
+    def evaluate(self) -> None:
+        """Phase 3."""
+        keys = self.work / "queries"
+        for source, dropped in self._each_source(
+            "selection", select_held_out, lambda source: self._selection(source, keys)
+        ):
+            self.report.sources[source].drop(dropped)
+        known = self._find_in_training(keys) if self.rules.decontaminate == "drop_eval" else None
+        for source, found in self._each_source(
+            "evaluation",
+            write_evaluation,
+            lambda source: {
+                "target": self._evaluation_file(source),
+                "queries": keys / f"{source}.kept.npy",
+                "known": known,
+                "per_language": self.rules.eval_per_language,
+            },
+        ):
+            self.report.sources[source].evaluation = found["rows"]
+            self.report.sources[source].drop(found["dropped"])
+        if self.rules.decontaminate == "drop_train":
+            self.queries = keys / "all.npy"
+            save_array(self.queries, distinct(load(keys / f"{source}.kept.npy") for source in self.cleaned))
+
+    def _selection(self, source: str, keys: Path) -> dict[str, Any]:
+        is_evaluated = self.evaluated is None or source in self.evaluated
+        doc_lang = self.evaluated[source] if self.evaluated and is_evaluated else None
+        return {"queries": keys / f"{source}.npy", "evaluated": is_evaluated, "doc_lang": doc_lang}
+
+    def _find_in_training(self, keys: Path) -> Path:
+        """A file of the selected queries' keys that occur in the training texts of any source."""
+        queries, known = keys / "all.npy", keys / "known.npy"
+        save_array(queries, distinct(load(keys / f"{source}.npy") for source in self.cleaned))
+        arguments = {"queries": queries}
+        found = self._each_shard(
+            "look up", find_in_training, lambda source, number: arguments | {"near": self._near(source, number)}
+        )
+        deque(found, maxlen=0)
+        save_array(known, distinct(load(part / FOUND) for source in self.cleaned for part in self.parts[source]))
+        return known
+
+    def filter(self) -> None:
+        """Phase 4."""
+        leaks = {"sets": [[name, str(path)] for name, path in self.sets.items()], "state": self.state}
+        languages, checked = LanguageCounts(), Counter[str]()
+        for source, found in self._each_shard(
+            "filter",
+            filter_shard,
+            lambda source, number: {
+                "target": self.out_dir / "train" / source / f"{number:05}.parquet",
+                "source": source,
+                "first": self.first[source][number],
+                "near": self._near(source, number),
+                "queries": self.queries,
+                "leaks": leaks if self.sets else None,
+                "languages": self._languages(source, number),
+            },
+        ):
+            counts = self.report.sources[source]
+            counts.train += found["train"]
+            counts.drop(found["dropped"])
+            checked[source] += found["checked"]
+            languages.texts.update({(claimed, tag, verdict): n for claimed, tag, verdict, n in found["languages"]})
+        if self.rules.languages != "off":
+            write_json(self.out_dir / "langid.json", languages.to_json())
+        if self.sets:
+            self._write_leaks(leaks, checked)
+
+    def _languages(self, source: str, number: int) -> dict[str, Any] | None:
+        if self.rules.languages == "off":
+            return None
+        return {
+            "target": self.out_dir / "langid" / source / f"{number:05}.parquet",
+            "model": self.rules.language_model,
+            "drop": self.rules.languages == "drop",
+            "confidence": self.rules.language_confidence,
+        }
+
+    def _write_leaks(self, leaks: dict[str, Any], checked: Counter[str]) -> None:
+        shown = self._each_shard(
+            "leaks",
+            show_leaks,
+            lambda source, number: {
+                "shard": self.shards[source][number],
+                "source": source,
+                "first": self.first[source][number],
+                "leaks": leaks,
+            },
+            self.excluded,
+        )
+        deque(shown, maxlen=0)
+        rows = {source: checked[source] for source in self.cleaned}
+        rows |= {source: self.report.sources[source].rows for source in self.excluded}
+        known = EvaluationTexts(texts_of_examples(self.sets))
+        write_leaks(self.out_dir, self._leaking_lines(), rows, known, excluded=self.excluded)
+
+    def _leaking_lines(self) -> Iterator[list[Line]]:
+        for parts in self.parts.values():
+            for part in parts:
+                yield from read_lines(part / LEAKS)
+
+    def finish(self) -> CleanReport:
+        for source, counts in self.report.sources.items():
+            counts.check()
+            if source in self.excluded or not self.rules.held_out_fraction:
+                write_examples(self._evaluation_file(source), [])
+        write_json(self.out_dir / "drops.json", self.report.to_json())
+        shutil.rmtree(self.work)
+        return self.report
+
+    def _evaluation_file(self, source: str) -> Path:
+        return self.out_dir / "eval" / f"{source}.parquet"
+
+    def _near(self, source: str, number: int) -> dict[str, Any] | None:
+        if self.rules.near_duplicates is None:
+            return None
+        path = self.out_dir / "duplicates.parquet"
+        return {"duplicates": path, "source": source, "first": self.first[source][number]}
+
+    def _each_shard(
+        self,
+        phase: str,
+        run: Callable[..., Any],
+        arguments: Callable[[str, int], dict[str, Any]],
+        sources: Sequence[str] | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """(source, result) of a task for each shard of the sources (default: those that are cleaned)."""
+        places, tasks = list[str](), list[Task]()
+        for source in self.cleaned if sources is None else sources:
+            for number, (part, shard) in enumerate(zip(self.parts[source], self.shards[source], strict=True)):
+                given = {"part": part, **arguments(source, number)}
+                tasks.append(Task(part / f"{phase}.json", run, given, count_examples(shard)))
+                places.append(source)
+        yield from zip(places, self.engine.map(tasks, f"clean: {phase}"), strict=True)
+
+    def _each_source(
+        self, phase: str, run: Callable[..., Any], arguments: Callable[[str], dict[str, Any]]
+    ) -> Iterator[tuple[str, Any]]:
+        """(source, result) of a task for each source that is cleaned."""
+        tasks = []
+        for source in self.cleaned:
+            given = {"parts": self.parts[source], **arguments(source)}
+            tasks.append(Task(self.work / phase / f"{source}.json", run, given, self.report.sources[source].rows))
+        yield from zip(self.cleaned, self.engine.map(tasks, f"clean: {phase}"), strict=True)
 
 
-class _Splitter:
-    """One pass over a source: yields the training rows, keeps the evaluation rows and the keys of training texts."""
-
-    def __init__(self, rules: _Rules, counts: SourceCounts) -> None:
-        self.rules, self.counts = rules, counts
-        self.held_out: list[Example] = []
-        self.keys: list[int] = []
-        self._seen: set[int] = set()
-
-    def train_rows(self, source: str, path: Path) -> Iterator[Example]:
-        for raw in track(read_examples(path), f"clean {source}", count_examples(path)):
-            self.counts.rows += 1
-            example = _tidied(raw, self.rules.max_chars)
-            side = self._side(example)
-            reason = _fault(example, self.rules) or self._reason(example, side)
-            if reason:
-                self.counts.dropped[reason] += 1
-            elif side == "eval":
-                self.held_out.append(example)
-            else:
-                self.keys.extend(map(_text_key, _texts(example)))
-                yield example
-
-    def _side(self, example: Example) -> Side:
-        groups = example.groups or (text_group(example.query),)
-        held = [is_held_out(group, self.rules.held_out_fraction, self.rules.seed) for group in groups]
-        if held[0]:
-            return "eval"
-        return "neither" if any(held) else "train"
-
-    def _reason(self, example: Example, side: Side) -> str | None:
-        """Why a sound row goes all the same; two languages may be evaluated on the same pair of texts."""
-        query, positive = fold(example.query), fold(example.positive)
-        if query == positive:
-            return "query equals positive"
-        if side == "neither":
-            return "straddles the split"
-        key = stable_hash(query, positive, example.query_lang if side == "eval" else "")
-        if key in self._seen:
-            return "duplicate"
-        self._seen.add(key)
-        return None
-
-
-def _tidied(example: Example, max_chars: int) -> Example:
-    query, positive = tidy(example.query, example.query_lang), tidy(example.positive, example.doc_lang)
-    wrong = {"", positive}
-    negatives = dict.fromkeys(tidy(text, example.doc_lang) for text in example.negatives)
-    kept = tuple(text for text in negatives if text not in wrong and len(text) <= max_chars)
-    if (query, positive, kept) == (example.query, example.positive, example.negatives):
-        return example
-    return replace(example, query=query, positive=positive, negatives=kept)
-
-
-def _fault(example: Example, rules: _Rules) -> str | None:
-    """Why a row is of no use, or None."""
-    lengths = (len(example.query), len(example.positive))
-    if min(lengths) == 0:
-        return "empty"
-    if min(lengths) < rules.min_chars:
-        return "too short"
-    if max(lengths) > rules.max_chars:
-        return "too long"
-    if example.task_type == "classification" and not example.negatives:
-        return "no negative"
-    return None
-
-
-def _texts(example: Example) -> Iterable[str]:
-    return (example.query, example.positive, *example.negatives)
-
-
-@lru_cache(maxsize=2**15)
-def _text_key(text: str) -> int:
-    return stable_hash(bare(text))
-
-
-def _select(
-    examples: list[Example], counts: SourceCounts, source: str, evaluated: Mapping[str, str | None] | None
-) -> list[Example]:
-    """The rows that are evaluated: those of the right source, and of retrieval those with documents to search."""
-    if evaluated is not None and source not in evaluated:
-        _count(counts, "held out, source not evaluated", len(examples))
-        return []
-    doc_lang = evaluated and evaluated[source]
-    kept = [e for e in examples if not doc_lang or e.task_type != "retrieval" or e.doc_lang == doc_lang]
-    _count(counts, "held out, documents in another language", len(examples) - len(kept))
-    return kept
-
-
-def _drop_eval(held_out: dict[str, list[Example]], train_keys: Mapping[str, Keys], report: CleanReport) -> None:
-    known = np.unique(np.concatenate([*train_keys.values(), np.empty(0, np.uint64)]))
-    for source, examples in held_out.items():
-        seen = np.isin(_query_keys(examples), known)
-        held_out[source] = [example for example, gone in zip(examples, seen, strict=True) if not gone]
-        _count(report.sources[source], "evaluation query occurs in training", int(seen.sum()))
-
-
-def _drop_train(
-    held_out: Mapping[str, list[Example]], train_keys: Mapping[str, Keys], report: CleanReport, out_dir: Path
-) -> None:
-    queries = np.unique(np.concatenate([*map(_query_keys, held_out.values()), np.empty(0, np.uint64)]))
-    for source, keys in train_keys.items():
-        clash = frozenset(map(int, np.intersect1d(keys, queries, assume_unique=True)))
-        if not clash:
-            continue
-        path, counts = _train_file(out_dir, source), report.sources[source]
-        kept = (example for example in read_examples(path) if not _holds(example, clash))
-        before, counts.train = counts.train, write_examples(path, kept)
-        _count(counts, "training text is an evaluation query", before - counts.train)
-
-
-def _holds(example: Example, keys: frozenset[int]) -> bool:
-    """Whether a row shows a text with one of the keys; the label texts of a classification are no such texts."""
-    texts = (example.query,) if example.task_type == "classification" else _texts(example)
-    return any(_text_key(text) in keys for text in texts)
-
-
-def _query_keys(examples: list[Example]) -> Keys:
-    return np.fromiter((_text_key(example.query) for example in examples), np.uint64, len(examples))
-
-
-def _cap(examples: list[Example], counts: SourceCounts, per_language: int, seed: int) -> list[Example]:
-    """At most `per_language` rows of each query language, chosen by hash, in their old order."""
-    by_language: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        by_language[example.query_lang].append(example)
-    chosen: set[str] = set()
-    for rows in by_language.values():
-        rows.sort(key=lambda example: stable_hash(seed, "evaluate", example.id))
-        chosen.update(example.id for example in rows[:per_language])
-    kept = [example for example in examples if example.id in chosen]
-    _count(counts, "held out, over the cap per language", len(examples) - len(kept))
-    return kept
-
-
-def _count(counts: SourceCounts, reason: str, number: int) -> None:
-    if number:
-        counts.dropped[reason] += number
-
-
-def _train_file(out_dir: Path, source: str) -> Path:
-    return out_dir / "train" / f"{source}.parquet"
+def _states(files: Mapping[str, Sequence[Path]]) -> list[Any]:
+    """What tells files from others of the same names."""
+    return [[name, [[str(file), (state := file.stat()).st_size, state.st_mtime_ns] for file in own]]
+            for name, own in files.items()]  # fmt: skip

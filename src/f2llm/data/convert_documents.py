@@ -5,6 +5,7 @@ Cost: one document in memory at a time, of Bibles and declarations all that are 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,8 +18,9 @@ from pydantic import Field
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
 from f2llm.core.types import Example
+from f2llm.data import arrow
 from f2llm.data.convert_pairs import Pair, code_pairs
-from f2llm.data.convert_tables import Labelled, TableOptions, clustered, groups, tables
+from f2llm.data.convert_tables import Labelled, Table, TableOptions, clustered, groups, matches, tables
 from f2llm.data.converter import Converter, Job, Options
 from f2llm.data.keys import bare, stable_hash, text_group
 from f2llm.data.readers import field, find_file, match_files, read_conll, read_csv, read_json_rows, read_xml
@@ -51,7 +53,7 @@ def qa_xml(job: Job[QaXmlOptions]) -> Iterator[Example]:
 
     The held-out unit is the subject (`Focus`), over all documents.
     """
-    lang, corpus = language(job.options.language).tag, job.options.corpus or job.path.resolve().name
+    lang, corpus = language(job.options.language).tag, job.options.corpus or job.name
     by_subject: dict[str, list[_Answered]] = defaultdict(list)
     for pair in _questions(job):
         by_subject[pair.subject].append(pair)
@@ -178,6 +180,8 @@ def _bibles(job: Job[BibleOptions]) -> dict[str, tuple[str, Path]]:
     return found
 
 
+_STAGE = re.compile(r"[1-5]")
+_VERSE = re.compile(r"\w+\.[0-9]{1,4}\.[0-9]{1,4}")
 # OSIS names of books whose CES name is not their first three letters.
 _BOOKS = {"Ps": "PSA", "Jas": "JAM", "Phlm": "PHM", "Judg": "JDG"}
 
@@ -193,8 +197,8 @@ def _ces_verses(root: Element, path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     for element in root.iter("seg"):
         prefix, _, verse = element.get("id", "").partition(".")
-        if prefix != "b" or not verse.rpartition(".")[2].isdigit():
-            raise DataError(f"{path}: {element.get('id')!r} is no verse, such as 'b.MAT.1.1'")
+        if prefix != "b" or not _VERSE.fullmatch(verse) or verse in texts:
+            raise DataError(f"{path}: {element.get('id', '')!r} is no verse, such as 'b.MAT.1.1', or comes twice")
         texts[verse] = "".join(element.itertext())
     return _without_number_of_book(texts)
 
@@ -219,7 +223,7 @@ def _osis_verses(root: Element, path: Path) -> dict[str, str]:
         if kind == "start":
             book, _, verse = text.partition(".")
             inside = f"{_BOOKS.get(book, book[:3].upper())}.{verse}"
-            if not verse.rpartition(".")[2].isdigit() or inside in texts:
+            if not _VERSE.fullmatch(inside) or inside in texts:
                 raise DataError(f"{path}: {text!r} is no verse, or comes twice")
             texts[inside] = ""
         elif kind == "end":
@@ -290,7 +294,7 @@ def _declarations(job: Job[UdhrOptions]) -> dict[str, tuple[str, Path]]:
         key, row = names["key"], index.get(names["key"])
         if row is None:
             raise DataError(f"{path} is not in index.xml; add it there, or remove the file")
-        code, stage = row.get("iso639-3", ""), int(row.get("stage", "1"))
+        code, stage = row.get("iso639-3", ""), _stage(row, path)
         if code in ("", "und") or stage < job.options.min_stage:
             job.drops["of no known language" if code in ("", "und") else "not reviewed"] += len(_articles(path))
             continue
@@ -302,13 +306,23 @@ def _declarations(job: Job[UdhrOptions]) -> dict[str, tuple[str, Path]]:
     return {tag: documents[0][2:] for tag, documents in by_tag.items()}
 
 
+def _stage(row: Element, path: Path) -> int:
+    told = row.get("stage", "1")
+    if not _STAGE.fullmatch(told):
+        raise DataError(f"{path}: its stage in index.xml is {told!r}, no number from 1 to 5")
+    return int(told)
+
+
 def _articles(path: Path) -> dict[str, str]:
     """`article 1` -> its paragraphs on lines, without the title."""
     texts: dict[str, str] = {}
     for element in read_xml(path):
         if element.tag in ("preamble", "article"):
             paragraphs = (" ".join("".join(part.itertext()).split()) for part in element.iter("para"))
-            texts[f"{element.tag} {element.get('number', '')}".strip()] = "\n".join(filter(None, paragraphs))
+            name = f"{element.tag} {element.get('number', '')}".strip()
+            if name in texts:
+                raise DataError(f"{path}: {name} comes twice; number the articles")
+            texts[name] = "\n".join(filter(None, paragraphs))
     return texts
 
 
@@ -335,7 +349,7 @@ def intents_conll(job: Job[IntentsOptions]) -> Iterator[Example]:
 def _utterances(job: Job[IntentsOptions]) -> Iterator[Labelled]:
     options, originals = job.options, _originals(job)
     for table in tables(job):
-        for line, block in read_conll(table.path):
+        for line, block in read_conll(table.path, options.encoding):
             text, label = block.get(options.text, ""), block.get(options.label, "")
             if not text or not label:
                 job.drops["no text or no label"] += 1
@@ -352,23 +366,22 @@ def _originals(job: Job[IntentsOptions]) -> dict[str, str]:
     found = (
         path for path, names in match_files(job.path, job.options.files) if names.get("code") == job.options.english
     )
-    blocks = (block for path in found for _, block in read_conll(path))
+    blocks = (block for path in found for _, block in read_conll(path, job.options.encoding))
     return {str(number): block.get(job.options.text, "") for number, block in enumerate(blocks, 1)}
 
 
 class ConversationsOptions(TableOptions):
-    """JSON rows with a list of turns: `messages` of role and content, or `conversations` of from and value."""
+    """Tables with a list of turns: `messages` of role and content, or `conversations` of from and value."""
 
 
+_TURNS = ("messages", "conversations")
 _USERS, _ASSISTANTS = ("user", "human"), ("assistant", "gpt")
 
 
 def conversations(job: Job[ConversationsOptions]) -> Iterator[Example]:
     """The first request of each dialogue with the response to it."""
-    for table in tables(job):
-        for number, row in read_json_rows(table.path):
-            place = f"{table.path}, row {number}"
-            turns = [_turn(turn, place) for turn in row.get("messages") or field(row, "conversations", list, place)]
+    for table in job.share(tables(job)):
+        for number, turns in _dialogues(job, table):
             roles = [role for role, _ in turns]
             asked = next((at for at, role in enumerate(roles) if role in _USERS), None)
             if asked is None or roles[asked + 1 : asked + 2] not in ([name] for name in _ASSISTANTS):
@@ -385,9 +398,25 @@ def conversations(job: Job[ConversationsOptions]) -> Iterator[Example]:
             )  # fmt: skip
 
 
+def _dialogues(job: Job[ConversationsOptions], table: Table) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """(number, (role, text) of each turn) of each row; a null is a dialogue or a turn without text."""
+    if arrow.reads(table.path):
+        names = [name for name in arrow.column_names(table.path) if name in _TURNS]
+        found: Iterator[tuple[int, dict[str, Any]]] = arrow.read_arrow(table.path, names or _TURNS[:1])
+    else:
+        found = read_json_rows(table.path, job.options.encoding, job.drops)
+    for number, row in found:
+        place = f"{table.path}, row {number}"
+        name = next((name for name in _TURNS if row.get(name) is not None), None)
+        if name is None and not row.keys() & set(_TURNS):
+            raise DataError(f"{place}: no field {' or '.join(_TURNS)}; it has {', '.join(row)}")
+        yield number, [_turn(turn, place) for turn in field(row, name, list, place)] if name else []
+
+
 def _turn(turn: Any, place: str) -> tuple[str, str]:
     role, content = ("role", "content") if isinstance(turn, dict) and "role" in turn else ("from", "value")
-    return field(turn, role, str, place), field(turn, content, str, place)
+    told = field(turn, role, str, place)
+    return told, "" if turn.get(content, "") is None else field(turn, content, str, place)
 
 
 DOCUMENT_CONVERTERS = (
@@ -395,5 +424,5 @@ DOCUMENT_CONVERTERS = (
     Converter("bible_xml", "retrieval", BibleOptions, bible_xml),
     Converter("udhr_xml", "retrieval", UdhrOptions, udhr_xml),
     Converter("intents_conll", "clustering", IntentsOptions, intents_conll),
-    Converter("conversations", "retrieval", ConversationsOptions, conversations),
+    Converter("conversations", "retrieval", ConversationsOptions, conversations, parts=matches),
 )

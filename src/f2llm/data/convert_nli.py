@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from f2llm.core.errors import DataError
 from f2llm.core.types import Example
-from f2llm.data.convert_tables import Row, T, Table, TableOptions, groups, rows, tables
+from f2llm.data.convert_tables import Row, T, Table, TableOptions, groups, matches, rows, tables
 from f2llm.data.converter import Converter, Job
 from f2llm.data.keys import fold
 
@@ -88,7 +88,7 @@ def nli(job: Job[NliOptions]) -> Iterator[Example]:
     def judge(row: Row) -> bool | str:
         return verdicts.get(row.cells[options.label].strip(), "no agreed label")
 
-    for table in tables(job):
+    for table in job.share(tables(job)):
         judged = _judged(job, table, options.premise, options.hypothesis, options.label, judge)
         # Contradictions come first, should there be more than `negatives`.
         judged.sort(key=lambda pair: pair.row.cells[options.label].strip() == options.neutral)
@@ -103,7 +103,7 @@ def sts(job: Job[StsOptions]) -> Iterator[Example]:
         score = _number(row, options)
         return score >= options.positive if not options.negative < score < options.positive else "score in between"
 
-    for table in tables(job):
+    for table in job.share(tables(job)):
         judged = _judged(job, table, options.first, options.second, options.score, judge)
         yield from _contrasted(job, table, judged, options.negatives, symmetric=True)
 
@@ -127,7 +127,7 @@ def paraphrase(job: Job[ParaphraseOptions]) -> Iterator[Example]:
     def judge(row: Row) -> bool | str:
         return verdicts.get(row.cells[options.label].strip(), "unknown label")
 
-    for table in tables(job):
+    for table in job.share(tables(job)):
         judged = _judged(job, table, options.first, options.second, options.label, judge)
         yield from _contrasted(job, table, judged, options.negatives, symmetric=True)
 
@@ -184,7 +184,7 @@ def _partners(judged: list[_Judged], holds: bool, symmetric: bool) -> dict[str, 
 
 
 NLI_CONVERTERS = (
-    Converter("nli", "retrieval", NliOptions, nli),
-    Converter("sts", "retrieval", StsOptions, sts),
-    Converter("paraphrase", "retrieval", ParaphraseOptions, paraphrase),
+    Converter("nli", "retrieval", NliOptions, nli, parts=matches),
+    Converter("sts", "retrieval", StsOptions, sts, parts=matches),
+    Converter("paraphrase", "retrieval", ParaphraseOptions, paraphrase, parts=matches),
 )

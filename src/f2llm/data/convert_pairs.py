@@ -6,53 +6,80 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, model_validator
 
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
 from f2llm.core.types import Example
-from f2llm.data.converter import Converter, Job, Options
+from f2llm.data.converter import Converter, Encoding, Job, Options, own_id
+from f2llm.data.hub import glob
 from f2llm.data.keys import stable_hash, text_group
-from f2llm.data.readers import field, find_file, match_files, read_json, read_lines
+from f2llm.data.readers import TOO_LONG, aligned_lines, field, find_file, match_files, read_json, read_lines
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
-class BitextOptions(Options):
+class AlignedOptions(Options):
     """Line N of every file is the same sentence.
 
     `files`: patterns of the files' names, with `{code}` for the language (`newstest2019-ref.{code}.txt`); the first
-    pattern that has a file for a code wins. `pairs`: [query, document] codes; "*" stands for all codes. `documents`: a
-    file with the document of each line, `documents_header` if it starts with a header. `corpus`: the name under which
-    other sources share these documents or lines; the name of the directory where empty.
+    pattern that has a file for a code wins. `documents`: a file with the document of each line, `documents_header` if
+    it starts with a header. `corpus`: the name under which other sources share these documents or lines; the name of
+    the directory where empty.
     """
 
     files: Annotated[list[str], Field(min_length=1)]
-    pairs: Annotated[list[Pair], Field(min_length=1)]
     documents: str | None = None
     documents_header: bool = False
     corpus: str = ""
+    encoding: Encoding = "utf-8"
+
+    def needed_files(self) -> list[str]:
+        return [*with_compressed(self.files), *(with_compressed([self.documents]) if self.documents else [])]
+
+
+class BitextOptions(AlignedOptions):
+    """`pairs`: [query, document] codes; "*" stands for all codes."""
+
+    pairs: Annotated[list[Pair], Field(min_length=1)]
+
+
+A = TypeVar("A", bound=AlignedOptions)
 
 
 def bitext_lines(job: Job[BitextOptions]) -> Iterator[Example]:
     """Each line with the same line in the other language; the held-out unit is the document, or else the line."""
-    files = files_by_code(job.path, job.options.files)
-    units = _units(job)
-    for left, right in code_pairs(job.options.pairs, sorted(files)):
+    files, units = files_by_code(job.path, job.options.files), line_units(job)
+    for left, right in job.share(_language_pairs(job)):
         query_lang, doc_lang = language(left).tag, language(right).tag
-        if query_lang == doc_lang:  # varieties of one language: nearly the same text twice
-            continue
-        rows = _aligned(_code_file(files, left), _code_file(files, right), units)
-        for number, (query, positive, unit) in rows:
-            if not query.strip() or not positive.strip():
+        for number, query, positive in _aligned(files[left], files[right], job.options.encoding):
+            unit = unit_of_line(job, units, number, files[left])
+            if query is None or positive is None:
+                job.drops[TOO_LONG] += 1
+            elif not query.strip() or not positive.strip():
                 job.drops["empty line"] += 1
-                continue
-            yield Example(
-                id=f"{left}-{right}/{number}", query=query, positive=positive, negatives=(), task_type="retrieval",
-                source=job.source, query_lang=query_lang, doc_lang=doc_lang, groups=(unit or _unit(job, number),),
-            )  # fmt: skip
+            else:
+                yield Example(
+                    id=f"{left}-{right}/{number}", query=query, positive=positive, negatives=(), task_type="retrieval",
+                    source=job.source, query_lang=query_lang, doc_lang=doc_lang, groups=(unit,),
+                )  # fmt: skip
+
+
+def _language_pairs(job: Job[BitextOptions]) -> list[tuple[str, str]]:
+    """The pairs of codes; not those of two varieties of one language, which is nearly the same text twice."""
+    files = files_by_code(job.path, job.options.files)
+    found = list(code_pairs(job.options.pairs, sorted(files)))
+    if absent := {code for pair in found for code in pair} - files.keys():
+        has = ", ".join(sorted(files))
+        raise ConfigError(f"option 'pairs': no file for {min(absent)!r}; there are files for {has}")
+    return [(left, right) for left, right in found if language(left).tag != language(right).tag]
+
+
+def with_compressed(patterns: list[str]) -> list[str]:
+    """Patterns of fnmatch for files that may be compressed."""
+    return [glob(pattern) + suffix for pattern in patterns for suffix in ("", ".gz", ".bz2")]
 
 
 def files_by_code(root: Path, patterns: list[str]) -> dict[str, Path]:
@@ -74,37 +101,32 @@ def code_pairs(pairs: list[list[str]], codes: list[str]) -> Iterator[tuple[str, 
                     yield query, document
 
 
-def _code_file(files: dict[str, Path], code: str) -> Path:
-    if code not in files:
-        raise ConfigError(f"option 'pairs': no file for {code!r}; there are files for {', '.join(sorted(files))}")
-    return files[code]
-
-
-def _corpus(job: Job[BitextOptions]) -> str:
-    return job.options.corpus or job.path.resolve().name
-
-
-def _unit(job: Job[BitextOptions], number: int) -> str:
-    return f"{_corpus(job)}/line {number}"
-
-
-def _units(job: Job[BitextOptions]) -> list[str] | None:
+def line_units(job: Job[A]) -> list[str] | None:
     """The document of each line, where a file tells."""
-    if job.options.documents is None:
+    options = job.options
+    if options.documents is None:
         return None
-    lines = [line for _, line in read_lines(find_file(job.path, job.options.documents))]
-    return [f"{_corpus(job)}/{name.strip()}" for name in lines[job.options.documents_header :]]
+    lines = [line for _, line in read_lines(find_file(job.path, options.documents), options.encoding)]
+    return [f"{options.corpus or job.name}/{name.strip()}" for name in lines[options.documents_header :]]
 
 
-def _aligned(left: Path, right: Path, units: list[str] | None) -> Iterator[tuple[int, tuple[str, str, str]]]:
-    """(line number, (left, right, document)) of two files that must be equally long."""
-    for number, (a, b) in enumerate(zip_longest(read_lines(left), read_lines(right)), 1):
+def unit_of_line(job: Job[A], units: list[str] | None, number: int, path: Path) -> str:
+    """What is held out with a line: its document, or the line in all languages."""
+    if units is None:
+        return f"{job.options.corpus or job.name}/line {number}"
+    if number > len(units):
+        raise DataError(f"{path} has a line {number}, but the documents are named for {len(units)} lines only")
+    return units[number - 1]
+
+
+def _aligned(left: Path, right: Path, encoding: str) -> Iterator[tuple[int, str | None, str | None]]:
+    """(line number, left, right) of two files that must be equally long."""
+    both = zip_longest(aligned_lines(left, encoding), aligned_lines(right, encoding))
+    for number, (a, b) in enumerate(both, 1):
         if a is None or b is None:
             short, long = (left, right) if a is None else (right, left)
             raise DataError(f"{short} ends before line {number}, but {long} goes on: the files are not aligned")
-        if units is not None and number > len(units):
-            raise DataError(f"{left} has a line {number}, but the documents are named for {len(units)} lines only")
-        yield number, (a[1], b[1], units[number - 1] if units else "")
+        yield number, a[1], b[1]
 
 
 class SquadOptions(Options):
@@ -118,6 +140,10 @@ class SquadOptions(Options):
     language: str | None = None
     languages: list[str] = []
     negatives: Annotated[int, Field(ge=0)] = 24
+    encoding: Encoding = "utf-8"
+
+    def needed_files(self) -> list[str]:
+        return with_compressed([self.files]) if self.files else []
 
     @model_validator(mode="after")
     def _one_way(self) -> SquadOptions:
@@ -134,7 +160,7 @@ def squad(job: Job[SquadOptions]) -> Iterator[Example]:
     seen: Counter[str] = Counter()
     for path, query_code, doc_code in _squad_files(job):
         query_lang, doc_lang = language(query_code).tag, language(doc_code).tag
-        for number, article in enumerate(field(read_json(path), "data", list, str(path))):
+        for number, article in enumerate(field(read_json(path, job.options.encoding), "data", list, str(path))):
             place = f"{path}, article {number + 1}"
             paragraphs = [
                 (field(paragraph, "context", str, place), field(paragraph, "qas", list, place))
@@ -145,21 +171,15 @@ def squad(job: Job[SquadOptions]) -> Iterator[Example]:
             for context, questions in paragraphs:
                 others = tuple(_others(context, contexts, job.options.negatives, job.seed))
                 for question in questions:
+                    query = field(question, "question", str, place)
                     if question.get("is_impossible"):
                         job.drops["unanswerable question"] += 1
                         continue
                     yield Example(
-                        id=_own_id(f"{query_code}-{doc_code}/{question.get('id')}", seen),
-                        query=field(question, "question", str, place), positive=context, negatives=others,
-                        task_type="retrieval", source=job.source, query_lang=query_lang, doc_lang=doc_lang,
-                        groups=(unit,),
+                        id=own_id(f"{query_code}-{doc_code}/{question.get('id')}", seen), query=query,
+                        positive=context, negatives=others, task_type="retrieval", source=job.source,
+                        query_lang=query_lang, doc_lang=doc_lang, groups=(unit,),
                     )  # fmt: skip
-
-
-def _own_id(identifier: str, seen: Counter[str]) -> str:
-    """The id, with a number where other questions had it before (TyDi QA)."""
-    seen[identifier] += 1
-    return identifier if seen[identifier] == 1 else f"{identifier}#{seen[identifier]}"
 
 
 def _squad_files(job: Job[SquadOptions]) -> Iterator[tuple[Path, str, str]]:
@@ -196,6 +216,6 @@ def _others(context: str, contexts: list[str], count: int, seed: int) -> list[st
 
 
 PAIR_CONVERTERS = (
-    Converter("bitext_lines", "retrieval", BitextOptions, bitext_lines),
+    Converter("bitext_lines", "retrieval", BitextOptions, bitext_lines, parts=_language_pairs),
     Converter("squad", "retrieval", SquadOptions, squad),
 )

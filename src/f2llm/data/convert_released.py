@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +26,7 @@ from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
 from f2llm.core.log import warn
 from f2llm.core.types import TASK_TYPES, Example, TaskType
+from f2llm.data.arrow import BATCH, explained, open_parquet
 from f2llm.data.converter import Converter, Job, Options
 from f2llm.data.keys import text_group
 from f2llm.text.prompts import strip_instruction
@@ -34,8 +34,6 @@ from f2llm.text.prompts import strip_instruction
 UNKNOWN = "mul_Zyyy"
 """The language of rows of which nobody tells it: several languages, no particular script (ISO 639-2, ISO 15924)."""
 EMPTY_NEGATIVE = "empty negative (the row stays)"
-_BATCH = 512
-_PAGE_BUFFER = 1 << 18
 _NEGATIVE = re.compile(r"negative_(\d+)")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # Query, positive, negatives and language as they stand in the file.
@@ -63,6 +61,10 @@ class ReleasedOptions(Options):
     language: str | None = None
     doc_language: str | None = None
 
+    def needed_files(self) -> list[str]:
+        names = (_PLACEHOLDER.sub("*", pattern).replace("[", "[[]") + ".parquet" for pattern in self.files)
+        return [f"!{folder}{name[1:]}" if name[0] == "!" else folder + name for name in names for folder in ("", "*/")]
+
     @model_validator(mode="after")
     def _sensible(self) -> ReleasedOptions:
         if all(pattern.startswith("!") for pattern in self.files):
@@ -77,11 +79,15 @@ class ReleasedOptions(Options):
 
 def released(task_type: TaskType, job: Job[ReleasedOptions]) -> Iterator[Example]:
     """Each row with its negatives; rows without query or positive go, empty negatives are taken out."""
-    options, found = job.options, matching_files(job.path, job.options.files)
-    if options.rows is not None and len(found) > 1:
-        raise ConfigError(f"option 'rows' is for one file, but {len(found)} files fit 'files'; name the one")
-    for path, names in found:
+    for path, names in job.share(_files(job)):
         yield from _File(path, names, task_type, job).examples()
+
+
+def _files(job: Job[ReleasedOptions]) -> list[tuple[Path, dict[str, str]]]:
+    found = matching_files(job.path, job.options.files)
+    if job.options.rows is not None and len(found) > 1:
+        raise ConfigError(f"option 'rows' is for one file, but {len(found)} files fit 'files'; name the one")
+    return found
 
 
 def matching_files(root: Path, patterns: list[str]) -> list[tuple[Path, dict[str, str]]]:
@@ -100,7 +106,7 @@ def matching_files(root: Path, patterns: list[str]) -> list[tuple[Path, dict[str
 def _parquet_files(root: Path) -> dict[str, Path]:
     """The parquet files below `root` by name."""
     files: dict[str, Path] = {}
-    for path in [root] if root.is_file() else sorted(root.rglob("*.parquet")):
+    for path in [root] if root.is_file() else sorted(filter(Path.is_file, root.rglob("*.parquet"))):
         other = files.setdefault(path.name.removesuffix(".parquet"), path)
         if other is not path:
             raise DataError(f"{other} and {path} have the same name; keep one of them below {root}")
@@ -122,15 +128,10 @@ def _matcher(pattern: str) -> re.Pattern[str]:
     )
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    # By default pyarrow fetches whole row groups ahead: 650 MB instead of 160 MB for a file of 520 MB.
-    return pq.ParquetFile(path, buffer_size=_PAGE_BUFFER, pre_buffer=False)
-
-
 def _batches(file: pq.ParquetFile, columns: list[str], first: int, last: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows [first, last) of a file, in batches with the number of their first row."""
     number = 0
-    for batch in file.iter_batches(_BATCH, columns=columns):
+    for batch in file.iter_batches(BATCH, columns=columns):
         start, end = max(first - number, 0), min(last - number, len(batch))
         if end <= 0:
             return
@@ -170,7 +171,7 @@ class _File:
 
     def _rows(self) -> Iterator[tuple[int, _Row]]:
         """Each row of the wanted range with its number in the file."""
-        with _explained(self.path), _open(self.path) as file:
+        with explained(self.path), open_parquet(self.path) as file:
             negatives, lang = self._columns(file.schema_arrow)
             for number, batch in _batches(file, ["query", "passage", *negatives, *lang], *self._range(file)):
                 query, positive = (batch.column(name).to_pylist() for name in ("query", "passage"))
@@ -247,20 +248,9 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_null(plain))
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what pyarrow says of a broken file into one sentence."""
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise DataError(f"{path} holds text that is not UTF-8; fetch it again") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is no whole parquet file ({reason}); fetch it again") from None
-
-
 def _converter(task_type: TaskType) -> Converter[Any]:
-    return Converter(f"released_{task_type}", task_type, ReleasedOptions, partial(released, task_type))
+    run = partial(released, task_type)
+    return Converter(f"released_{task_type}", task_type, ReleasedOptions, run, parts=_files)
 
 
 RELEASED_CONVERTERS = tuple(_converter(task_type) for task_type in TASK_TYPES)

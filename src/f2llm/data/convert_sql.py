@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from f2llm.core.types import Example
-from f2llm.data.converter import Converter, Job, Options
+from f2llm.data.converter import Converter, Encoding, Job, Options
 from f2llm.data.readers import field, find_file, read_json_array
 
 
@@ -27,6 +27,7 @@ class SqlOptions(Options):
     task: Literal["text_to_sql", "sql_to_text"] = "text_to_sql"
     leave_out: list[str] = []
     corpus: str = ""
+    encoding: Encoding = "utf-8"
 
 
 def text_to_sql(job: Job[SqlOptions]) -> Iterator[Example]:
@@ -34,19 +35,20 @@ def text_to_sql(job: Job[SqlOptions]) -> Iterator[Example]:
 
     The held-out unit is the query without its values: its questions say the same in other words.
     """
-    corpus = job.options.corpus or job.path.resolve().name
-    for name in job.options.files:
+    corpus = job.options.corpus or job.name
+    for name in dict.fromkeys(job.options.files):
         path = find_file(job.path, name)
-        stem = path.name.partition(".")[0]
-        for number, entry in read_json_array(path):
+        stem = name.removesuffix(".json")
+        for number, entry in read_json_array(path, job.options.encoding):
             place = f"{path}, entry {number}"
             sentences = field(entry, "sentences", list, place)
-            if not any(statement.strip() for statement in field(entry, "sql", list, place)):
+            if not _statement(entry, place):
                 job.drops["no SQL"] += len(sentences)
                 continue
             for at, sentence in enumerate(sentences, 1):
-                if sentence.get("question-split") in job.options.leave_out:
-                    job.drops[f"question-split {sentence['question-split']!r} left out"] += 1
+                split = sentence.get("question-split") if isinstance(sentence, dict) else None
+                if split in job.options.leave_out:
+                    job.drops[f"question-split {split!r} left out"] += 1
                     continue
                 text, sql = _filled(entry, sentence, place)
                 yield _example(job, f"{stem}/{number}.{at}", text, sql, f"{corpus}/{stem}/{number}")
@@ -63,11 +65,21 @@ def _example(job: Job[SqlOptions], name: str, text: str, sql: str, unit: str) ->
 
 def _filled(entry: Any, sentence: Any, place: str) -> tuple[str, str]:
     """The question and its query with values; a variable that the question does not tell has its usual value."""
-    values = {variable["name"]: variable["example"] for variable in entry.get("variables", [])}
-    values |= {name: value for name, value in field(sentence, "variables", dict, place).items() if value}
+    variables = field({"variables": []} | entry, "variables", list, place)
+    values = {field(variable, "name", str, place): field(variable, "example", str, place) for variable in variables}
+    told = field(sentence, "variables", dict, place)
+    values |= {name: field(told, name, str, place) for name in told if told[name]}
     # WikiSQL's own wording: its template replaces every "1" by a variable whose value is 1, also that in 2010.
-    text = sentence.get("original") or _fill(field(sentence, "text", str, place), values)
-    return text, _fill(next(statement for statement in entry["sql"] if statement.strip()), values)
+    given = "original" if sentence.get("original") else "text"
+    text = field(sentence, given, str, place)
+    return text if given == "original" else _fill(text, values), _fill(_statement(entry, place), values)
+
+
+def _statement(entry: Any, place: str) -> str:
+    """The first SQL query of an entry; "" if it has none."""
+    statements = field(entry, "sql", list, place)
+    found = (field({"sql": statement}, "sql", str, place) for statement in statements)
+    return next((statement for statement in found if statement.strip()), "")
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

@@ -1,4 +1,6 @@
-"""Tables of any kind (CSV, TSV, JSON lines, JSON): questions and answers, labelled texts, one column a language.
+"""Tables of any kind: questions and answers, labelled texts, one column a language.
+
+A table is a CSV, TSV, JSON, JSON lines, parquet or Arrow file, or a data set on disk of Hugging Face (`arrow.py`).
 
 `pairs_table` covers every family of two texts of different kinds: question and answer, title and body, text and
 summary, instruction and response. Rows stream, except where a row needs others: then memory holds the texts of one file
@@ -10,9 +12,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -21,27 +22,34 @@ from pydantic import Field, model_validator
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
 from f2llm.core.types import Example
+from f2llm.data import arrow
 from f2llm.data.convert_classes import TwoClasses
-from f2llm.data.convert_pairs import Pair, code_pairs, files_by_code
-from f2llm.data.converter import Converter, Drops, Job, Options, first_allowed
+from f2llm.data.convert_pairs import Pair, code_pairs, with_compressed
+from f2llm.data.converter import Converter, Drops, Encoding, Job, Options, first_allowed
+from f2llm.data.hub import glob
 from f2llm.data.keys import fold, stable_hash, text_group
-from f2llm.data.readers import find_file, match_files, read_csv, read_json, read_json_rows, read_lines
+from f2llm.data.readers import find_file, match_files, match_paths, read_csv, read_json, read_json_rows
 
 ROW_NUMBER = "#"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LANGUAGES = frozenset({"code", "query", "doc"})
+_KINDS = (".csv", ".tsv", ".json", ".jsonl", *arrow.SUFFIXES)
+_NO_TEXT: dict[type, str] = {list: "a list of lists", dict: "an object", tuple: "a pair", bytes: "binary data"}
 Columns = Annotated[list[str], Field(min_length=1)]
 
 
 class FileOptions(Options):
     """How the files are found and read.
 
-    `files`: a pattern of their names below the path, such as `{code}/{split}.csv`; without it the path is the file.
-    `missing`: cells that stand for "no value", besides empty ones and null.
+    `files`: a pattern of their names below the path, such as `{code}/{split}.csv`; without it the path is the file. A
+    data set on disk is a folder that fits the pattern (`{split}`, or `train`), or the path. `missing`: cells that stand
+    for "no value", besides empty ones and null. `encoding`: of text.
+
+    A column `a.b` is the field b of an object in the column a, where no column has that name.
 
     Of .csv and .tsv files: `header`, names of the columns where there is none; `quoted`, whether quotation marks
-    enclose cells (else: in .csv yes, in .tsv no); `encoding`; `skip_malformed`, to count rows with too many or too few
-    cells instead of stopping there.
+    enclose cells (else: in .csv yes, in .tsv no); `skip_malformed`, to count rows with too many or too few cells
+    instead of stopping there.
 
     `unit`: the column that names what is held out as a whole (an article, a problem), or "#": row N of every file is
     the same row in another language. Without it the unit is the text. `corpus`: the name under which other sources
@@ -51,11 +59,14 @@ class FileOptions(Options):
     files: str | None = None
     header: list[str] = []
     quoted: bool | None = None
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
     missing: list[str] = []
     skip_malformed: bool = False
     unit: str | None = None
     corpus: str = ""
+
+    def needed_files(self) -> list[str]:
+        return [*with_compressed([self.files]), glob(f"{self.files}/{{any}}")] if self.files else []
 
     @model_validator(mode="after")
     def _countable(self) -> FileOptions:
@@ -95,6 +106,8 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
+    """A file, or a data set on disk."""
+
     path: Path
     name: str
     query_lang: str
@@ -105,7 +118,7 @@ class Table(NamedTuple):
 
 def tables(job: Job[T], doc_language: str | None = None) -> Iterator[Table]:
     """The files of a source in order, with their languages."""
-    options, found = job.options, _matches(job)
+    options, found = job.options, matches(job)
     unknown = options.codes.keys() - {names.get(key) for _, names in found for key in _LANGUAGES}
     if unknown:
         raise ConfigError(f"option 'codes': no file has the code {min(unknown)!r}; remove or correct it")
@@ -117,10 +130,20 @@ def tables(job: Job[T], doc_language: str | None = None) -> Iterator[Table]:
         yield Table(path, _name(job, path), query, doc, part)
 
 
-def _matches(job: Job[F]) -> list[tuple[Path, dict[str, str]]]:
-    if job.options.files is None:
-        return [(find_file(job.path), {})]
-    return match_files(job.path, job.options.files)
+def matches(job: Job[F]) -> list[tuple[Path, dict[str, str]]]:
+    """The tables of a source in order, with what the pattern's braces stand for."""
+    pattern = job.options.files
+    if pattern is None:
+        return [(job.path if arrow.is_data_set(job.path) else _only_file(job.path), {})]
+    return match_paths(job.path, pattern, arrow.is_data_set) or match_files(job.path, pattern)
+
+
+def _only_file(path: Path) -> Path:
+    if names := arrow.splits(path):
+        raise ConfigError(
+            f"{path} has the splits {', '.join(names)}; name one by `files`, or all by `files` = '{{split}}'"
+        )
+    return find_file(path)
 
 
 def _name(job: Job[F], path: Path) -> str:
@@ -129,45 +152,66 @@ def _name(job: Job[F], path: Path) -> str:
 
 def rows(job: Job[F], table: Table, columns: Iterable[str | None]) -> Iterator[Row]:
     """The rows of a file; cells that mean "no value" are empty."""
-    options, corpus = job.options, job.options.corpus or job.path.resolve().name
+    options, corpus = job.options, job.options.corpus or job.name
     unit = options.unit
     wanted = [name for name in (*columns, unit) if name is not None and name != ROW_NUMBER]
     void = frozenset(options.missing)
     for number, (line, raw) in enumerate(_raw_rows(job, table.path, wanted), 1):
-        cells = {name: "" if (text := _cell(raw[name])).strip() in void else text for name in wanted}
+        texts = {name: _cell(raw[name], f"{table.path}, row {line}, column {name}") for name in wanted}
+        cells = {name: "" if text.strip() in void else text for name, text in texts.items()}
         value = str(number) if unit == ROW_NUMBER else cells[unit].strip() if unit else ""
         parts = (corpus, table.part, value) if unit == ROW_NUMBER else (corpus, value)
         yield Row(f"{table.name}/{line}", cells, "/".join(filter(None, parts)) if value else "")
 
 
-def _raw_rows(job: Job[F], path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _raw_rows(job: Job[F], path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(number, values of the columns) of each row; the number is that of the line in files of lines."""
     options, kind = job.options, _kind(path)
-    if kind in {".json", ".jsonl"}:
-        for number, row in read_json_rows(path):
-            if absent := [name for name in columns if name not in row]:
-                has = ", ".join(map(str, row))
-                raise DataError(f"{path}, row {number}: no field {', '.join(absent)}; it has {has}")
-            yield number, row
-        return
-    quoted = kind == ".csv" if options.quoted is None else options.quoted
-    malformed = job.drops if options.skip_malformed else None
-    delimiter = "," if kind == ".csv" else "\t"
-    yield from read_csv(path, columns, delimiter, options.encoding, quoted, options.header, malformed)
+    # A row that is left out would shift the numbers of all that follow.
+    drops = None if options.unit == ROW_NUMBER else job.drops
+    if arrow.reads(path):
+        yield from arrow.read_arrow(path, columns)
+    elif kind in {".json", ".jsonl"}:
+        for number, row in read_json_rows(path, options.encoding, drops):
+            yield number, {name: _value(row, name, f"{path}, row {number}") for name in columns}
+    else:
+        quoted = kind == ".csv" if options.quoted is None else options.quoted
+        delimiter = "," if kind == ".csv" else "\t"
+        yield from read_csv(
+            path, columns, delimiter, options.encoding, quoted, options.header, drops, options.skip_malformed
+        )
 
 
 def _kind(path: Path) -> str:
+    """The suffix that says how a table is read."""
     kind = next((suffix for suffix in reversed(path.suffixes) if suffix not in {".gz", ".bz2"}), "")
-    if kind not in {".csv", ".tsv", ".json", ".jsonl"}:
-        raise ConfigError(f"{path} is no table: its name needs .csv, .tsv, .json or .jsonl")
+    if kind in arrow.SUFFIXES and kind != path.suffix:
+        raise ConfigError(f"{path} is compressed as a whole; unpack it, for {kind} files are read in parts")
+    if kind not in _KINDS and not arrow.is_data_set(path):
+        raise ConfigError(f"{path} is no table: its name needs {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
     return kind
 
 
-def _cell(value: Any) -> str:
+def _value(row: dict[str, Any], name: str, place: str) -> Any:
+    """A field of a row, or `a.b` of an object in it; None where that object is null."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if value is not None and (not isinstance(value, dict) or part not in value):
+            raise DataError(f"{place}: no field {name}; it has {', '.join(map(str, row))}")
+        value = None if value is None else value[part]
+    return value
+
+
+def _cell(value: Any, place: str) -> str:
     """A cell as text: null and NaN are empty, a list is its items on lines."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
-        return "\n".join(filter(str.strip, map(_cell, value)))
+    if isinstance(value, list) and not any(isinstance(item, list) for item in value):
+        return "\n".join(filter(str.strip, (_cell(item, place) for item in value)))
+    if kind := _NO_TEXT.get(type(value)):
+        raise DataError(f"{place}: {kind} is no text; name a column of texts, or a field of it (a.b)")
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
@@ -186,6 +230,10 @@ class PairsOptions(TableOptions):
     negatives: Annotated[int, Field(ge=1)] = 8
     leave_out: str | None = None
 
+    def needed_files(self) -> list[str]:
+        test = with_compressed([self.leave_out]) if self.files and self.leave_out else []
+        return [*super().needed_files(), *test]
+
     @model_validator(mode="after")
     def _units_to_leave_out(self) -> PairsOptions:
         if self.leave_out is not None and self.unit in (None, ROW_NUMBER):
@@ -202,7 +250,7 @@ class _Pair(NamedTuple):
 def pairs_table(job: Job[PairsOptions]) -> Iterator[Example]:
     """Each row's query with its positive; the held-out unit is the row's unit, or query and positive by themselves."""
     options, test = job.options, _test_set(job)
-    for table in tables(job, options.doc_language):
+    for table in job.share(tables(job, options.doc_language)):
         pairs: Iterable[_Pair] = _pairs(job, table, test)
         others: _Kin | None = None
         if options.same is not None:
@@ -241,7 +289,11 @@ def _joined(cells: dict[str, str], names: list[str]) -> str:
 def _test_set(job: Job[PairsOptions]) -> frozenset[str]:
     if job.options.leave_out is None:
         return frozenset()
-    return frozenset(map(str, read_json(find_file(job.path, job.options.leave_out))))
+    path = find_file(job.path, job.options.leave_out)
+    units = read_json(path, job.options.encoding)
+    if not isinstance(units, list | dict):
+        raise DataError(f"{path}: an array or an object is needed, not {type(units).__name__}")
+    return frozenset(map(str, units))
 
 
 class _Kin:
@@ -383,7 +435,7 @@ def aligned_table(job: Job[AlignedTableOptions]) -> Iterator[Example]:
     options = job.options
     tags = {column: language(name).tag for column, name in options.columns.items()}
     pairs = [pair for pair in code_pairs(options.pairs, sorted(tags)) if tags[pair[0]] != tags[pair[1]]]
-    for path, names in _matches(job):
+    for path, names in job.share(matches(job)):
         table = Table(path, _name(job, path), "", "", "/".join(names.values()))
         for row in rows(job, table, tags):
             for left, right in pairs:
@@ -398,87 +450,9 @@ def aligned_table(job: Job[AlignedTableOptions]) -> Iterator[Example]:
                 )  # fmt: skip
 
 
-class BitextClassesOptions(Options):
-    """Line N of every file is the same sentence.
-
-    `files`, `documents`, `documents_header` and `corpus` as of `bitext_lines`; `languages`: the codes to read, all
-    when empty.
-    """
-
-    files: Columns
-    languages: list[str] = []
-    documents: str | None = None
-    documents_header: bool = False
-    corpus: str = ""
-
-
-def bitext_classes(job: Job[BitextClassesOptions]) -> Iterator[Example]:
-    """Each sentence is a class: its text in one language with that in another, drawn by hash.
-
-    Files are read side by side, so memory holds one line of each. The held-out unit is the document, or the line.
-    """
-    corpus = job.options.corpus or job.path.resolve().name
-    files, varieties = _one_file_a_tag(job)
-    documents = _documents(job)
-    for number, lines in enumerate(zip_longest(*map(read_lines, files.values())), 1):
-        texts = [(tag, line and line[1]) for tag, line in zip(files, lines, strict=True)]
-        if short := next((tag for tag, text in texts if text is None), None):
-            raise DataError(f"{files[short]} ends before line {number}, but another file goes on: they are not aligned")
-        if varieties:
-            job.drops["another variety of the language"] += varieties
-        label = f"{corpus}/line {number}"
-        if documents is not None and number > len(documents):
-            raise DataError(f"line {number} has no document: {job.options.documents} names {len(documents)} only")
-        unit = label if documents is None else f"{corpus}/{documents[number - 1]}"
-        yield from _sentence_class(job, [(tag, text or "") for tag, text in texts], number, label, unit)
-
-
-def _one_file_a_tag(job: Job[BitextClassesOptions]) -> tuple[dict[str, Path], int]:
-    """The file of each language, of several varieties the first by code; how many were left over."""
-    by_code, chosen = files_by_code(job.path, job.options.files), dict[str, Path]()
-    unknown = set(job.options.languages) - by_code.keys()
-    if unknown:
-        has = ", ".join(sorted(by_code))
-        raise ConfigError(f"option 'languages': no file for {min(unknown)!r}; there are files for {has}")
-    codes = sorted(set(job.options.languages or by_code))
-    for code in codes:
-        chosen.setdefault(language(code).tag, by_code[code])
-    return chosen, len(codes) - len(chosen)
-
-
-def _documents(job: Job[BitextClassesOptions]) -> list[str] | None:
-    if job.options.documents is None:
-        return None
-    lines = [line.strip() for _, line in read_lines(find_file(job.path, job.options.documents))]
-    return lines[job.options.documents_header :]
-
-
-def _sentence_class(
-    job: Job[BitextClassesOptions], texts: list[tuple[str, str]], number: int, label: str, unit: str
-) -> Iterator[Example]:
-    told = [(tag, text) for tag, text in texts if text.strip()]
-    if len(told) < len(texts):
-        job.drops["empty line"] += len(texts) - len(told)
-    for tag, text in told:
-        partner = _translation(text, told, stable_hash(job.seed, "partner", tag, number))
-        if partner is None:
-            job.drops["alone in its class"] += 1
-            continue
-        yield Example(
-            id=f"{tag}/{number}", query=text, positive=partner[1], negatives=(), task_type="clustering",
-            source=job.source, query_lang=tag, doc_lang=partner[0], label=label, groups=(unit,),
-        )  # fmt: skip
-
-
-def _translation(text: str, told: list[tuple[str, str]], start: int) -> tuple[str, str] | None:
-    own = fold(text)
-    return first_allowed(told, start, lambda other: fold(other[1]) != own)
-
-
 TABLE_CONVERTERS = (
-    Converter("pairs_table", "retrieval", PairsOptions, pairs_table),
+    Converter("pairs_table", "retrieval", PairsOptions, pairs_table, parts=matches),
     Converter("classes_table", "clustering", ClassesOptions, classes_table),
     Converter("two_way_table", "classification", TwoWayTableOptions, two_way_table),
-    Converter("aligned_table", "retrieval", AlignedTableOptions, aligned_table),
-    Converter("bitext_classes", "clustering", BitextClassesOptions, bitext_classes),
+    Converter("aligned_table", "retrieval", AlignedTableOptions, aligned_table, parts=matches),
 )

@@ -12,17 +12,17 @@ Four ways a training text can hold an evaluation text, from the surest; a row co
 Evaluation texts of fewer than `min_chars` letters and digits ("yes", "1912") are left out, and counted. The sources of
 `excluded` (DEFAULT_EXCLUDED: they hold test texts of MTEB) go as a whole; what they would leak is reported even so.
 
-Cost: about 60 microseconds of one core per text of 120 characters, of the evaluation and of the training (once per
-distinct text of a batch). Memory: the evaluation side (its texts, 300 bytes for each, 30 for each run), 250 MB and
-one batch of training rows.
+Cost: about 65 microseconds of one core per text of 120 characters of the evaluation, 35 of the training (once per
+distinct text of a batch; 15 of them MinHash). Memory: the evaluation side (its texts, 300 bytes for each, 30 for each
+run), 250 MB and one batch of training rows.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,13 +35,16 @@ from numpy.typing import NDArray
 
 from f2llm.core.files import atomic_path, write_json
 from f2llm.core.log import Bar
-from f2llm.data.dedup import I64, U64, band_hashes, jaccard, mix, slices
+from f2llm.core.types import HOLDING_TEST_TEXTS
 from f2llm.data.examples import count_examples, read_batches
-from f2llm.data.keys import bare, fold, stable_hash
+from f2llm.data.fingerprints import I64, U64, band_hashes, jaccard, mix, slices
+from f2llm.data.keys import fold, stable_hash, without_punctuation
 
-DEFAULT_EXCLUDED = ("mkqa", "sib200")
+DEFAULT_EXCLUDED = HOLDING_TEST_TEXTS
 Field = Literal["query", "positive", "negatives"]
 How = Literal["exact", "bare", "n-gram", "minhash"]
+Line = dict[str, Any]
+FIELDS: tuple[Field, ...] = ("query", "positive", "negatives")
 HOWS: tuple[How, ...] = ("exact", "bare", "n-gram", "minhash")
 EXCLUDED = "excluded source"
 WORDS = (13, 10, 8)
@@ -117,7 +120,7 @@ def find_leaks(
     evaluation: Iterable[tuple[str, str]],
     out_dir: Path,
     *,
-    fields: Sequence[Field] = ("query", "positive", "negatives"),
+    fields: Sequence[Field] = FIELDS,
     share: float = 0.5,
     threshold: float = 0.8,
     min_chars: int = 8,
@@ -130,20 +133,36 @@ def find_leaks(
     the query is a text (its documents are labels). `examples` rows are shown for each set, source and way.
     """
     index = EvaluationIndex(evaluation, share=share, threshold=threshold, min_chars=min_chars)
-    counts = {source: SourceLeaks(rows=count_examples(path)) for source, path in sources.items()}
-    leaks = Leaks(out_dir / "leaks.parquet", counts, index.texts_of, index.too_short, Counter(), [])
-    with ExitStack() as stack:
-        temporary = stack.enter_context(atomic_path(leaks.path))
-        file = stack.enter_context(pq.ParquetWriter(temporary, _SCHEMA, compression="zstd"))
-        bar = stack.enter_context(Bar("leaks", sum(found.rows for found in counts.values())))
-        for source, path in sources.items():
-            for first, batch in _batches(path, fields):
-                rows = _leaking(index, source, first, batch, fields)
-                file.write_table(pa.Table.from_pylist(rows, _SCHEMA))
-                _count(leaks, rows, source in excluded, examples)
-                bar.advance(len(batch), source)
-            if source in excluded:
-                counts[source].dropped[EXCLUDED] = counts[source].rows
+    rows = {source: count_examples(path) for source, path in sources.items()}
+
+    def lines() -> Iterator[list[Line]]:
+        with Bar("leaks", sum(rows.values())) as bar:
+            for source, path in sources.items():
+                for numbers, batch in _numbered_batches(path, fields):
+                    yield leaking_lines(index, source, numbers, batch, fields)
+                    bar.advance(len(batch), source)
+
+    return write_leaks(out_dir, lines(), rows, index.known, excluded=excluded, examples=examples)
+
+
+def write_leaks(
+    out_dir: Path,
+    lines: Iterable[list[Line]],
+    rows: Mapping[str, int],
+    known: EvaluationTexts,
+    *,
+    excluded: Sequence[str] = DEFAULT_EXCLUDED,
+    examples: int = 5,
+) -> Leaks:
+    """Write and count what `leaking_lines` found, batch by batch; `rows`: how many rows of each source were seen."""
+    counts = {source: SourceLeaks(number) for source, number in rows.items()}
+    leaks = Leaks(out_dir / "leaks.parquet", counts, known.texts_of, known.too_short, Counter(), [])
+    with line_writer(leaks.path) as write:
+        for some in lines:
+            write(some)
+            _count(leaks, some, excluded, examples)
+    for source in counts.keys() & set(excluded):
+        counts[source].dropped[EXCLUDED] = counts[source].rows
     write_json(out_dir / "leaks.json", leaks.to_json())
     return leaks
 
@@ -154,33 +173,56 @@ _SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def _batches(path: Path, fields: Sequence[Field]) -> Iterator[tuple[int, pa.RecordBatch]]:
+@contextmanager
+def line_writer(path: Path) -> Iterator[Callable[[list[Line]], None]]:
+    """Yield a function that writes lines; the file is there when the block has ended without an error."""
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as file:
+        yield lambda lines: file.write_table(pa.Table.from_pylist(lines, _SCHEMA)) if lines else None
+
+
+def read_lines(path: Path) -> Iterator[list[Line]]:
+    """The lines of a file, some thousands at a time, those of a row together."""
+    held: list[Line] = []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(8192):
+            lines = held + batch.to_pylist()
+            cut = next(place for place, line in enumerate(lines) if line["row"] == lines[-1]["row"])
+            yield lines[:cut]
+            held = lines[cut:]
+    yield held
+
+
+def _numbered_batches(path: Path, fields: Sequence[Field]) -> Iterator[tuple[I64, pa.RecordBatch]]:
     first = 0
     for batch in read_batches(path, ["id", "task_type", *fields]):
-        yield first, batch
+        yield np.arange(first, first + len(batch)), batch
         first += len(batch)
 
 
-def _leaking(
-    index: EvaluationIndex, source: str, first: int, batch: pa.RecordBatch, fields: Sequence[Field]
-) -> list[dict[str, Any]]:
-    """One line per row and set, under the surest way."""
+def leaking_lines(
+    index: EvaluationIndex,
+    source: str,
+    numbers: I64,
+    batch: pa.RecordBatch | pa.Table,
+    fields: Sequence[Field] = FIELDS,
+) -> list[Line]:
+    """One line per row and set, under the surest way, in the order of the rows; `numbers`: what the rows are called."""
     places: dict[str, list[tuple[int, Field]]] = defaultdict(list)
     for row, name, text in _texts(batch, fields):
         places[text].append((row, name))
     texts, ids = list(places), batch.column("id").to_pylist()
-    best: dict[tuple[int, str], dict[str, Any]] = {}
+    best: dict[tuple[int, str], Line] = {}
     for hit in sorted(index.find(texts), key=lambda hit: (HOWS.index(hit.how), -hit.score, hit.place, hit.number)):
         shown = {"how": hit.how, "score": hit.score, "training": texts[hit.place][:_CLIP]}
         shown |= {"evaluation": index.texts[hit.number][:_CLIP]}
         for row, name in places[texts[hit.place]]:
             for of in index.sets[hit.number]:
-                line = {"source": source, "row": first + row, "id": ids[row], "field": name, "set": of}
+                line = {"source": source, "row": int(numbers[row]), "id": ids[row], "field": name, "set": of}
                 best.setdefault((row, of), line | shown)
     return [best[key] for key in sorted(best)]
 
 
-def _texts(batch: pa.RecordBatch, fields: Sequence[Field]) -> Iterator[tuple[int, Field, str]]:
+def _texts(batch: pa.RecordBatch | pa.Table, fields: Sequence[Field]) -> Iterator[tuple[int, Field, str]]:
     kinds = batch.column("task_type").to_pylist()
     for name in fields:
         for row, value in enumerate(batch.column(name).to_pylist()):
@@ -190,72 +232,97 @@ def _texts(batch: pa.RecordBatch, fields: Sequence[Field]) -> Iterator[tuple[int
                         yield row, name, text
 
 
-def _count(leaks: Leaks, rows: list[dict[str, Any]], excluded: bool, examples: int) -> None:
+def reasons(lines: Iterable[Line]) -> dict[int, str]:
+    """For each row with lines, why it goes: the set that it shows the most surely."""
     surest: dict[int, tuple[int, str]] = {}
-    for line in rows:
+    for line in lines:
+        rank = (HOWS.index(line["how"]), line["set"])
+        surest[line["row"]] = min(rank, surest.get(line["row"], rank))
+    return {row: f"leaks {name}" for row, (_, name) in surest.items()}
+
+
+def _count(leaks: Leaks, lines: list[Line], excluded: Sequence[str], examples: int) -> None:
+    """Lines of whole rows of one source."""
+    for line in lines:
         key = (line["set"], line["source"], line["how"])
         leaks.found[key] += 1
         if leaks.found[key] <= examples:
             leaks.examples.append(line)
-        rank = (HOWS.index(line["how"]), line["set"])
-        surest[line["row"]] = min(rank, surest.get(line["row"], rank))
-    if rows:
-        counts = leaks.sources[rows[0]["source"]]
-        counts.leaking += len(surest)
-        if not excluded:
-            counts.dropped.update(f"leaks {name}" for _, name in surest.values())
+    if lines:
+        source, found = lines[0]["source"], reasons(lines)
+        leaks.sources[source].leaking += len(found)
+        if source not in excluded:
+            leaks.sources[source].dropped.update(found.values())
 
 
-class EvaluationIndex:
-    """The evaluation texts, ready to be looked up from training texts; built once, then read only.
+class EvaluationTexts:
+    """The distinct evaluation texts that are long enough to be looked for, and the sets that each belongs to.
 
-    `texts` are the distinct ones, `sets` the names of the sets that each belongs to.
+    `texts_of` counts the distinct texts of each set, `too_short` those of them that are left out.
     """
 
-    def __init__(
-        self, evaluation: Iterable[tuple[str, str]], *, share: float = 0.5, threshold: float = 0.8, min_chars: int = 8
-    ) -> None:
-        self.share, self.threshold = share, threshold
+    def __init__(self, evaluation: Iterable[tuple[str, str]], min_chars: int = 8) -> None:
         self.texts: list[str] = []
         self.sets: list[list[str]] = []
+        self.folded: list[str] = []
         self.texts_of: Counter[str] = Counter()
         self.too_short: Counter[str] = Counter()
-        self._folded: list[str] = []
-        self._bare: dict[int, list[int]] = defaultdict(list)
         self._collect(evaluation, min_chars)
-        self._runs, self._runs_of = self._index_runs()
-        bands = band_hashes(self._folded)
-        self._bands = _Postings(bands.ravel(), np.repeat(np.arange(len(bands)), bands.shape[1]))
 
     def _collect(self, evaluation: Iterable[tuple[str, str]], min_chars: int) -> None:
         numbers: dict[str, int] = {}
         short: set[tuple[str, str]] = set()
         for name, text in evaluation:
             folded = fold(text or "")
-            if len(_plain(bare(folded))) < min_chars:
+            if len(_plain(without_punctuation(folded))) < min_chars:
                 short.add((name, folded))
                 continue
             if folded not in numbers:
-                numbers[folded] = self._add(text, folded)
+                numbers[folded] = len(self.texts)
+                self.texts.append(text)
+                self.folded.append(folded)
+                self.sets.append([])
             if name not in self.sets[numbers[folded]]:
                 self.sets[numbers[folded]].append(name)
         self.too_short.update(name for name, _ in short)
         self.texts_of.update(name for names in self.sets for name in names)
         self.texts_of.update(self.too_short)
 
-    def _add(self, text: str, folded: str) -> int:
-        number = len(self.texts)
-        self.texts.append(text)
-        self.sets.append([])
-        self._folded.append(folded)
-        self._bare[stable_hash(bare(folded))].append(number)
-        return number
+
+def texts_of_examples(sets: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """(name, text) of sets that are files or shards of examples: queries, and positives that are no labels."""
+    for name, path in sets.items():
+        for batch in read_batches(path, ["query", "positive", "task_type"]):
+            for query, positive, kind in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield name, query
+                if kind == "retrieval":
+                    yield name, positive
+
+
+class EvaluationIndex:
+    """The evaluation texts, ready to be looked up from training texts; built once, then read only.
+
+    `known`, `texts` and `sets`: see `EvaluationTexts`.
+    """
+
+    def __init__(
+        self, evaluation: Iterable[tuple[str, str]], *, share: float = 0.5, threshold: float = 0.8, min_chars: int = 8
+    ) -> None:
+        self.share, self.threshold = share, threshold
+        self.known = EvaluationTexts(evaluation, min_chars)
+        self.texts, self.sets, self._folded = self.known.texts, self.known.sets, self.known.folded
+        self._bare: dict[int, list[int]] = defaultdict(list)
+        for number, folded in enumerate(self._folded):
+            self._bare[stable_hash(without_punctuation(folded))].append(number)
+        self._runs, self._runs_of = self._index_runs()
+        bands = band_hashes(self._folded)
+        self._bands = _Postings(bands.ravel(), np.repeat(np.arange(len(bands)), bands.shape[1]))
 
     def _index_runs(self) -> tuple[_Postings, I64]:
         """Hashes of runs with the texts that they occur in, and how many different ones each text has."""
         parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
         for run in slices([len(text) + 1 for text in self._folded]):
-            texts = [bare(text) for text in self._folded[run]]
+            texts = [without_punctuation(text) for text in self._folded[run]]
             unspaced = [2 * _count_unspaced(text) > len(_plain(text)) for text in texts]
             for sizes, spaced in ((WORDS, True), (CHARACTERS, False)):
                 chosen = [text if written != spaced else "" for text, written in zip(texts, unspaced, strict=True)]
@@ -271,7 +338,7 @@ class EvaluationIndex:
         found: list[Hit] = []
         for run in slices([len(text) + 1 for text in texts]):
             folded = [fold(text) for text in texts[run]]
-            plain = [bare(text) for text in folded]
+            plain = [without_punctuation(text) for text in folded]
             hits = [*self._same(folded, plain), *self._containing(plain), *self._alike(folded)]
             found.extend(Hit(hit.place + run.start, hit.number, hit.how, hit.score) for hit in _surest(hits))
         return found

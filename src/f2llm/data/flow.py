@@ -3,15 +3,16 @@
 Both read the counts that `clean` writes to `drops.json`: {source: {"rows": n, "train": n, "eval": n, "dropped":
 {reason: n}}}; `add_drops` puts the counts of a later step (duplicates, leaks) into them. The picture is a Sankey
 diagram: sources on the left, what became of their rows on the right, every band as wide as its rows are many. The
-smallest sources and reasons are put together, so that at most 24 and 14 are drawn; the table shows them all. Cost: half
-a second a picture. Names in letters that DejaVu Sans lacks show as boxes.
+smallest sources and reasons are put together, so that at most 24 and 14 are drawn, and the leaks of all evaluation sets
+are one reason; the table shows them all. Cost: half a second a picture. Names in letters that DejaVu Sans lacks show as
+boxes.
 """
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from f2llm.core.pictures import COLOURS, MUTED, STYLE
 Counts = Mapping[str, Mapping[str, Any]]
 Flows = dict[str, Counter[str]]
 TRAINING, EVALUATION = "training", "evaluation"
+_LEAKS = "leaks "  # how the reasons of `decontaminate` begin
 _NODE = 0.018  # width of a node's bar
 _GAP = 0.012  # least air between two nodes of a column, as a share of its height
 
@@ -95,7 +97,7 @@ def _totals(flows: Flows) -> Counter[str]:
 def flow_picture(counts: Counts, *, most_sources: int = 24, most_reasons: int = 14) -> Any:
     """The Sankey diagram as a matplotlib figure; needs the extra `report`."""
     check_counts(counts)
-    flows = _merge_ends(_merge_sources(_flows(counts), most_sources), most_reasons)
+    flows = _merge_ends(_merge_leaks(_merge_sources(_flows(counts), most_sources)), most_reasons)
     with optional("matplotlib", "report").rc_context(STYLE):
         return _draw(flows)
 
@@ -117,16 +119,27 @@ def _merge_sources(flows: Flows, most: int) -> Flows:
     return kept | {f"{len(rest)} other sources": _totals({name: flows[name] for name in rest})}
 
 
+def _merge_leaks(flows: Flows) -> Flows:
+    """The same with the leaks of several evaluation sets as one reason."""
+    leaks = {name for name in _totals(flows) if name.startswith(_LEAKS)}
+    return _renamed(flows, leaks, f"leaks {len(leaks)} evaluation sets") if len(leaks) > 1 else flows
+
+
 def _merge_ends(flows: Flows, most: int) -> Flows:
     """The same with at most `most` reasons, the rarest put together."""
     reasons = [name for name, _ in _totals(flows).most_common() if name not in (TRAINING, EVALUATION)]
     if len(reasons) <= most:
         return flows
     rest = set(reasons[most - 1 :])
+    return _renamed(flows, rest, f"{len(rest)} other reasons")
+
+
+def _renamed(flows: Flows, ends: Set[str], name: str) -> Flows:
+    """The same with all of `ends` as one."""
     merged: Flows = {source: Counter() for source in flows}
     for source, flow in flows.items():
         for end, rows in flow.items():
-            merged[source][f"{len(rest)} other reasons" if end in rest else end] += rows
+            merged[source][name if end in ends else end] += rows
     return merged
 
 
@@ -149,9 +162,9 @@ def _draw(flows: Flows) -> Any:
     right = [_Node(name, total[name], _colour(name, place)) for place, name in enumerate(ends)]
     most = max(len(left), len(right), 1)
     height = max(2.6, 0.27 * most + 0.8)
-    figure = optional("matplotlib.figure", "report").Figure(figsize=(10.4, height))
+    figure = optional("matplotlib.figure", "report").Figure(figsize=(12.0, height))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(-0.75, 1.88), ylim=(-0.04, 1.04))
+    axes.set(xlim=(-0.98, 2.02), ylim=(-0.04, 1.04))
     axes.axis("off")
     scale = (1 - _GAP * (most - 1)) / max(total.total(), 1)
     for nodes in (left, right):

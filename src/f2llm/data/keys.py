@@ -2,7 +2,7 @@
 
 Three forms, from light to strict: `tidy` is what a model reads; `fold` tells when two texts are the same to a reader
 (duplicates, known positives); `bare` also ignores punctuation (an evaluation query must not come back in training with
-another comma). About 2 microseconds per short text.
+another comma). A text of 130 characters takes 1 microsecond to tidy and 4 to fold, without punctuation 6 more.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ ALWAYS_TRAIN = "train:"
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SPACES = re.compile(r"[^\S\n]+")
-_AROUND_NEWLINE = re.compile(r" ?\n ?")
+_INSIDE = re.compile(r"(?<=\S)[^\S\n]++(?=\S)")
+_INDENTATION = re.compile(r"(?<=\n)[^\S\n]++")
+_ODD_SPACE = re.compile(r"[^\S\t\n]")
 _MANY_NEWLINES = re.compile(r"\n{3,}")
-_TRAILING = re.compile(r"[^\S\n]+(?=\n)")
-_UNTIDY = re.compile("[^\\S ]|  |^ | $|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
+_TRAILING = re.compile(r"(?<![^\S\n])[^\S\n]++(?=\n)")  # looks at each run of spaces once, however long
 
 
 def tidy(text: str, lang: str = "") -> str:
-    """NFC, no control characters, one space between words, at most one empty line; code keeps its indentation."""
-    if not _UNTIDY.search(text):  # the common case; every rule below would leave it as it is
-        return unicodedata.normalize("NFC", text)
+    """NFC, no control characters, one space between words, at most one empty line; lines keep their indentation.
+
+    Text in a programming language keeps the spaces inside its lines and its empty lines, too.
+    """
+    if text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " ":
+        return unicodedata.normalize("NFC", text)  # the common case; every rule below would leave it as it is
     text = _CONTROL.sub("", _SURROGATE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n")))
-    text = unicodedata.normalize("NFC", text.replace("\u2028", "\n"))
+    text = _TRAILING.sub("", unicodedata.normalize("NFC", text.replace("\u2028", "\n")))
     if is_programming(lang):
-        return _TRAILING.sub("", text).strip("\n").rstrip()
-    text = _AROUND_NEWLINE.sub("\n", _SPACES.sub(" ", text))
+        return text.strip("\n").rstrip()
+    text = _INDENTATION.sub(lambda spaces: _ODD_SPACE.sub(" ", spaces.group()), _INSIDE.sub(" ", text))
     return _MANY_NEWLINES.sub("\n\n", text).strip()
 
 
@@ -58,7 +61,11 @@ _BARE = _WithoutPunctuation()
 
 def bare(text: str) -> str:
     """`fold` without punctuation and symbols; a text of nothing else (emoji) stays as `fold` gives it."""
-    folded = fold(text)
+    return without_punctuation(fold(text))
+
+
+def without_punctuation(folded: str) -> str:
+    """`bare` of a text that is folded already."""
     return " ".join(folded.translate(_BARE).split()) or folded
 
 

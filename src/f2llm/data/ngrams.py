@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from f2llm.data.mine_rules import Encoder
+
 SIZES = (2, 3, 4)
 _BLOCK_CHARS = 400_000
 _MULTIPLIER, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
@@ -25,6 +27,12 @@ def ngram_encoder(dim: int = 512) -> Callable[[list[str]], NDArray[np.float32]]:
         return np.concatenate([*blocks, np.empty((0, dim), np.float32)])
 
     return encode
+
+
+def make_ngram_encoder() -> Encoder:
+    """The encoder of 512 dims, for queries and documents alike, as `mine_source` asks for one."""
+    encode = ngram_encoder()
+    return Encoder(encode, encode)
 
 
 def _blocks(texts: list[str]) -> Iterator[list[str]]:

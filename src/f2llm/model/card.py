@@ -51,7 +51,7 @@ class CardFacts:
     history: Sequence[str]
     sources: Sequence[SourceFacts]
     languages: Mapping[str, int]
-    scores: Scores
+    scores: Scores | None
     dims: Sequence[int]
     max_seq_length: int
     shape: Shape
@@ -141,8 +141,10 @@ def _header(license: str | None, languages: Mapping[str, int]) -> str:
     return "\n".join(["---", *lines, "---", ""])
 
 
-def _scores(scores: Scores) -> str:
+def _scores(scores: Scores | None) -> str:
     """Tasks, then the mean over languages at each dimension."""
+    if scores is None:
+        return "Not measured: its recipe held no texts out of training. Score it on a benchmark before you rely on it."
     rows = "\n".join(f"| {name} | {measure} | {score:.3f} |" for name, (measure, score) in scores.tasks.items())
     dims = "".join(f" {dim} |" for dim in scores.by_dim)
     values = "".join(f" {value:.3f} |" for value in scores.by_dim.values())
@@ -159,13 +161,15 @@ def _scores(scores: Scores) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
+    few = sum(count < 100 for count in facts.languages.values())
+    known = f"""- It knows the kinds of text and the languages of its recipe; nothing is known about others.
+- {few} of {len(facts.languages)} languages had fewer than 100 training texts."""
+    if facts.scores is None:
+        return known
     ranked = sorted(facts.scores.by_language.items(), key=lambda item: item[1])
     weak = ", ".join(f"{language(tag).name} (`{tag}`, {score:.2f})" for tag, score in ranked[:_SHOWN])
-    rows = facts.languages.values()
-    few = sum(count < 100 for count in rows)
-    return f"""- It knows the kinds of text and the languages of its recipe; nothing is known about others.
+    return f"""{known}
 - The lowest scores: {weak}.
-- {few} of {len(facts.languages)} languages had fewer than 100 training texts.
 - The scores are of held-out texts of the same sources; other texts will do worse."""
 
 

@@ -10,6 +10,7 @@ from f2llm.core.config import Recipe, RecipeFile, load_recipe
 from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.files import read_json, write_json
 from f2llm.core.log import silence
+from f2llm.data.engine import Engine
 from f2llm.pipeline.devices import Device
 from f2llm.pipeline.estimate import Plan, estimate
 from f2llm.pipeline.plan import make_plan
@@ -27,16 +28,18 @@ def build(
     out: Path | str | None = None,
     overrides: list[str] | None = None,
     until: str | None = None,
+    engine: Engine | None = None,
 ) -> BuildResult:
     """Run the recipe at `recipe_path` into `out` (`build/NAME` unless given) and return what ran and what was skipped.
 
-    `overrides` are `key=value` strings as of `--set`. The recipe's default model becomes the default of `f2llm search`
-    and `f2llm embed` in this working directory. Raises ConfigError before any work when the recipe is wrong.
+    `overrides` are `key=value` strings as of `--set`; `engine` runs the data steps (default: local processes).
+    The recipe's default model becomes the default of `f2llm search` and `f2llm embed` in this working directory. Raises
+    ConfigError before any work when the recipe is wrong.
     """
     with _processes() as world:
-        recipe, file = _load(recipe_path, overrides)
-        plan, place = make_plan(recipe, file), _place(recipe, out)
-        result = run_steps(plan, place, seed=recipe.seed, until=until, world=world)
+        recipe, file = load(recipe_path, overrides)
+        plan, place = make_plan(recipe, file), place_of(recipe, out)
+        result = run_steps(plan, place, seed=recipe.seed, until=until, world=world, engine=engine)
         model = place / "export" / recipe.report.default_model / "model"
         if until is None and world.is_main:
             write_json(DEFAULT_MODEL, {"model": str(model.resolve())})
@@ -55,30 +58,58 @@ def train(
     Under `torchrun` all processes train together; what cannot be shared out is done by the main one.
     """
     with _processes() as world:
-        recipe, file = _load(recipe_path, overrides)
+        recipe, file = load(recipe_path, overrides)
         plan, known = make_plan(recipe, file), [model.name for model in recipe.models]
         for name in models or []:
             if name not in known:
                 raise ConfigError(f"{recipe_path}: there is no model {name!r}; models: {', '.join(known)}")
         wanted = tuple(f"train/{name}/" for name in models or known)
         steps = needed(plan, lambda step: step.name.startswith(wanted))
-        return run_steps(steps, _place(recipe, out), seed=recipe.seed, world=world)
+        return run_steps(steps, place_of(recipe, out), seed=recipe.seed, world=world)
+
+
+_DATA_GROUPS = {
+    "convert": ("convert/", "evaluation-sets/"),
+    "clean": ("clean",),
+    "mine": ("mine/",),
+    "tokenize": ("tokenize/", "card"),
+}
+
+
+def build_data(
+    recipe_path: Path | str,
+    group: str,
+    *,
+    out: Path | str | None = None,
+    overrides: list[str] | None = None,
+    engine: Engine | None = None,
+) -> BuildResult:
+    """Bring the data of a recipe up to date as far as a group of steps: "convert", "clean", "mine", "tokenize".
+
+    After the last one the training set is whole and has its card.
+    """
+    recipe, file = load(recipe_path, overrides)
+    plan = make_plan(recipe, file)
+    steps = needed(plan, lambda step: step.name.startswith(_DATA_GROUPS[group]))
+    return run_steps(steps, place_of(recipe, out), seed=recipe.seed, engine=engine)
 
 
 def dry_run(
     recipe_path: Path | str, device: Device, *, out: Path | str | None = None, overrides: list[str] | None = None
 ) -> Plan:
     """What `build` would do and cost on `device`; the recipe is checked, but its data and weights need not be there."""
-    recipe, file = _load(recipe_path, overrides)
-    return estimate(recipe, file, device, out=_place(recipe, out))
+    recipe, file = load(recipe_path, overrides)
+    return estimate(recipe, file, device, out=place_of(recipe, out))
 
 
-def _load(recipe_path: Path | str, overrides: list[str] | None) -> tuple[Recipe, RecipeFile]:
+def load(recipe_path: Path | str, overrides: list[str] | None = None) -> tuple[Recipe, RecipeFile]:
+    """A recipe with the sources of its registry, not checked yet, and its file."""
     recipe, file = load_recipe(recipe_path, overrides)
     return with_registry(recipe, file), file
 
 
-def _place(recipe: Recipe, out: Path | str | None) -> Path:
+def place_of(recipe: Recipe, out: Path | str | None) -> Path:
+    """Where the artifacts of a recipe go."""
     return Path(out) if out is not None else BUILD_ROOT / recipe.name
 
 

@@ -5,9 +5,13 @@ Every check runs before any work; each complaint names the line of the recipe.
 
 from __future__ import annotations
 
-from f2llm.core.config import ModelConfig, Recipe, RecipeFile
+from collections.abc import Sequence
+from pathlib import Path
+
+from f2llm.core.config import EvaluationSetConfig, ModelConfig, Recipe, RecipeFile, SourceConfig
 from f2llm.core.errors import F2LLMError
 from f2llm.data.convert import CONVERTERS
+from f2llm.data.hub import is_hub, parse
 from f2llm.model import checkpoint
 from f2llm.model.sizes import FAMILY, Shape, matryoshka_dims
 from f2llm.text.tokenizer import Tokenizer
@@ -60,6 +64,11 @@ def trained_dims(recipe: Recipe, model: ModelConfig) -> list[int]:
     return matryoshka_dims(hidden, smallest) if smallest else [hidden]
 
 
+def holds_out(recipe: Recipe) -> bool:
+    """Whether rows are kept out of training to evaluate on; without them there are no scores and no report."""
+    return recipe.clean.held_out_fraction > 0 and any(source.evaluate for source in recipe.sources)
+
+
 def matches_hidden(recipe: Recipe, model: ModelConfig) -> bool:
     """Whether a model imitates the hidden states of the teacher that it was cut from."""
     return model.teacher is not None and recipe.training_of(model).distill_hidden_weight > 0
@@ -98,25 +107,51 @@ def _check_tokenizer(recipe: Recipe, file: RecipeFile, paths: _Paths) -> None:
 def _check_sources(recipe: Recipe, file: RecipeFile, paths: _Paths) -> None:
     if not recipe.sources:
         raise file.fail((), "there is no source; add [[sources]], or [registry] for those of the paper")
-    ids = [source.id for source in recipe.sources]
+    _check_converted(recipe.sources, "sources", file, paths)
+    _check_converted(recipe.evaluation_sets, "evaluation_sets", file, paths)
     for index, source in enumerate(recipe.sources):
         where = ("sources", index)
-        if ids.index(source.id) != index:
-            raise file.fail((*where, "id"), f"{source.id!r} is used twice; give each source its own id")
-        if source.converter not in CONVERTERS:
-            known = ", ".join(sorted(CONVERTERS))
-            raise file.fail((*where, "converter"), f"unknown converter {source.converter!r}; known: {known}")
         if source.task_type != CONVERTERS[source.converter].task_type:
             expected = CONVERTERS[source.converter].task_type
             raise file.fail((*where, "task_type"), f"the converter {source.converter!r} makes {expected} examples")
-        if source.path is not None:
-            paths.must_exist((*where, "path"), source.path)
         if 2 in source.stages and source.instruction is None:
             raise file.fail((*where, "instruction"), "stage 2 trains with instructions; give this source one")
+
+
+def _check_converted(
+    sources: Sequence[SourceConfig | EvaluationSetConfig], section: str, file: RecipeFile, paths: _Paths
+) -> None:
+    ids = [source.id for source in sources]
+    for index, source in enumerate(sources):
+        where = (section, index)
+        if ids.index(source.id) != index:
+            raise file.fail((*where, "id"), f"{source.id!r} is used twice; give each its own id")
+        if source.converter not in CONVERTERS:
+            known = ", ".join(sorted(CONVERTERS))
+            raise file.fail((*where, "converter"), f"unknown converter {source.converter!r}; known: {known}")
+        path = source_path(file, source)
+        if isinstance(path, Path):
+            paths.must_exist((*where, "path"), str(source.path))
+        elif path is not None:
+            _check_hub(path, file, (*where, "path"))
         try:
-            CONVERTERS[source.converter].check(file.resolve(source.path) if source.path else None, source.options)
+            CONVERTERS[source.converter].check(None if path is None else Path(path), source.options)
         except F2LLMError as error:
             raise file.fail((*where, "options"), str(error)) from None
+
+
+def _check_hub(path: str, file: RecipeFile, where: tuple[str | int, ...]) -> None:
+    try:
+        parse(path)
+    except F2LLMError as error:
+        raise file.fail(where, str(error)) from None
+
+
+def source_path(file: RecipeFile, source: SourceConfig | EvaluationSetConfig) -> Path | str | None:
+    """Where the files of a source are: a path, or an address on the hub as it stands."""
+    if source.path is None or is_hub(source.path):
+        return source.path
+    return file.resolve(source.path)
 
 
 class _Paths:

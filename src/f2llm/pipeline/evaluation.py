@@ -15,9 +15,9 @@ from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
 from f2llm.model.sizes import matryoshka_dims
 from f2llm.pipeline.checks import trained_dims
+from f2llm.pipeline.data_steps import recipe_tokenizer, train_examples
 from f2llm.pipeline.exporting import prompts
 from f2llm.pipeline.runner import Workplace
-from f2llm.pipeline.steps import recipe_tokenizer, train_examples
 
 if TYPE_CHECKING:
     from f2llm.pipeline.plan import Export

@@ -11,9 +11,9 @@ from f2llm.core.files import digest_file, read_json
 from f2llm.model import checkpoint
 from f2llm.model.card import CardFacts, Scores, SourceFacts, model_card
 from f2llm.model.sizes import Shape
-from f2llm.pipeline.checks import trained_dims
+from f2llm.pipeline.checks import holds_out, trained_dims
+from f2llm.pipeline.data_steps import recipe_tokenizer
 from f2llm.pipeline.runner import Workplace
-from f2llm.pipeline.steps import recipe_tokenizer
 from f2llm.text.prompts import query_prompt
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def _facts(place: Workplace, recipe: Recipe, file: RecipeFile, export: Export, s
     stages = [stage for stage in export.model.stages if stage <= export.stage] or [1]
     used = {source.id for source in recipe.sources if set(source.stages) & {*stages, 1}}
     languages = {tag: sum(rows[0] for source, rows in by.items() if source in used) for tag, by in counts.items()}
-    scores = read_json(place.artifact(f"evaluate/{export.name}") / "scores.json")
     return CardFacts(
         name=export.name,
         recipe=recipe.name,
@@ -66,7 +65,7 @@ def _facts(place: Workplace, recipe: Recipe, file: RecipeFile, export: Export, s
             if source.id in used
         ],
         languages={tag: rows for tag, rows in languages.items() if rows},
-        scores=_scores(scores),
+        scores=_scores(place, export) if holds_out(recipe) else None,
         dims=trained_dims(recipe, export.model),
         max_seq_length=recipe.tokenizer.max_seq_length,
         shape=shape,
@@ -77,7 +76,8 @@ def _rows(counts: Mapping[str, Mapping[str, list[int]]], source: str) -> int:
     return sum(by[source][0] for by in counts.values() if source in by)
 
 
-def _scores(found: Mapping[str, Any]) -> Scores:
+def _scores(place: Workplace, export: Export) -> Scores:
+    found: dict[str, Any] = read_json(place.artifact(f"evaluate/{export.name}") / "scores.json")
     return Scores(
         tasks={name: (task["metric"], task["score"]) for name, task in found["tasks"].items()},
         macro=found["macro"],

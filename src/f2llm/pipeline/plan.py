@@ -7,9 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from f2llm.core.config import ModelConfig, Recipe, RecipeFile, SourceConfig, StageConfig
-from f2llm.pipeline import evaluation, exporting, reporting, steps
-from f2llm.pipeline.checks import check_recipe, matches_hidden, model_shape, trained_dims, training_order
+from f2llm.core.config import EvaluationSetConfig, ModelConfig, Recipe, RecipeFile, SourceConfig, StageConfig
+from f2llm.data.convert import needed_files
+from f2llm.pipeline import data_card, data_steps, evaluation, exporting, reporting, steps
+from f2llm.pipeline.checks import (
+    check_recipe,
+    holds_out,
+    matches_hidden,
+    model_shape,
+    source_path,
+    trained_dims,
+    training_order,
+)
+from f2llm.pipeline.encoders import NGRAMS
 from f2llm.pipeline.runner import Step
 
 
@@ -24,8 +34,9 @@ def make_plan(recipe: Recipe, file: RecipeFile, data_there: bool = True) -> list
         plan += _model_steps(recipe, file, model)
     for export in exports(recipe, file):
         plan += _export_steps(recipe, file, export)
-    plan.append(_baseline_step(recipe))
-    plan.append(_report_step(recipe, file, [step.name for step in plan]))
+    if holds_out(recipe):
+        plan.append(_baseline_step(recipe))
+        plan.append(_report_step(recipe, file, [step.name for step in plan]))
     return plan
 
 
@@ -59,50 +70,87 @@ def exports(recipe: Recipe, file: RecipeFile) -> list[Export]:
 
 
 def _data_steps(recipe: Recipe, file: RecipeFile) -> list[Step]:
-    plan = []
-    for source in recipe.sources:
-        path = file.resolve(source.path) if source.path else None
-        config = _dump(source, "id", "converter", "task_type", "options")
-        run = partial(steps.convert_source, source=source, path=path)
-        plan.append(Step(f"convert/{source.id}", run, config, files=[path] if path else []))
-    converted = [step.name for step in plan]
-    clean_config = {
-        "clean": recipe.clean.model_dump(),
-        "sources": [_dump(source, "id", "evaluate", "eval_doc_lang") for source in recipe.sources],
-    }
-    plan.append(Step("clean", partial(steps.clean_sources, recipe=recipe), clean_config, inputs=converted))
+    converted = [_convert_step(file, source, "convert") for source in recipe.sources]
+    evaluation_sets = [_convert_step(file, own, "evaluation-sets") for own in recipe.evaluation_sets]
+    plan = [*converted, *evaluation_sets, _clean_step(recipe, file, [*converted, *evaluation_sets])]
     tokenizer_path = file.resolve(recipe.tokenizer.path) if recipe.tokenizer.path else None
     plan.append(
         Step(
             "tokenizer",
-            partial(steps.make_tokenizer, recipe=recipe, path=tokenizer_path),
+            partial(data_steps.make_tokenizer, recipe=recipe, path=tokenizer_path),
             {**recipe.tokenizer.model_dump(), "instructions": [_dump(s, "id", "instruction") for s in recipe.sources]},
             inputs=[] if tokenizer_path else ["clean"],
             files=[tokenizer_path] if tokenizer_path else [],
         )
     )
-    for source in recipe.sources:
-        config = {"mine": recipe.mine.model_dump(), **_dump(source, "id", "task_type")}
-        plan.append(
-            Step(f"mine/{source.id}", partial(steps.mine_source, recipe=recipe, source=source), config, ["clean"])
-        )
+    plan += [_mine_step(recipe, file, source) for source in recipe.sources]
     plan += [
         _tokenize_step(recipe, stage) for stage in (1, 2) if any(stage in source.stages for source in recipe.sources)
     ]
-    return plan
+    return [*plan, _card_step(recipe, file, [step.name for step in plan])]
+
+
+def _convert_step(file: RecipeFile, source: SourceConfig | EvaluationSetConfig, group: str) -> Step:
+    path = source_path(file, source)
+    config = source.model_dump(include={"id", "converter", "task_type", "options"})
+    files = []
+    if isinstance(path, Path):
+        files = needed_files(source.converter, path, source.options)
+    elif path is not None:
+        config["path"] = path  # a pinned revision does not change
+    run = partial(data_steps.convert_source, source=source, path=path)
+    tasks = partial(data_steps.convert_tasks, source=source, path=path)
+    return Step(f"{group}/{source.id}", run, config, files=files, tasks=tasks)
+
+
+def _clean_step(recipe: Recipe, file: RecipeFile, converted: list[Step]) -> Step:
+    model = file.resolve(recipe.clean.language_model) if recipe.clean.language_model else None
+    config = {
+        "clean": recipe.clean.model_dump(),
+        "sources": [_dump(source, "id", "evaluate", "eval_doc_lang") for source in recipe.sources],
+    }
+    run = partial(data_steps.clean_sources, recipe=recipe, language_model=model)
+    return Step("clean", run, config, [step.name for step in converted], [model] if model else [])
+
+
+def _mine_step(recipe: Recipe, file: RecipeFile, source: SourceConfig) -> Step:
+    """The encoder is a directory beside the recipe, or else the name of one that is known elsewhere."""
+    directory = file.resolve(recipe.mine.encoder)
+    local = recipe.mine.encoder != NGRAMS and directory.is_dir()
+    encoder = str(directory) if local else recipe.mine.encoder
+    run = partial(data_steps.mine_source, recipe=recipe, source=source, encoder=encoder)
+    config = {"mine": recipe.mine.model_dump(), **_dump(source, "id", "task_type")}
+    return Step(f"mine/{source.id}", run, config, ["clean"], [directory] if local else [])
 
 
 def _tokenize_step(recipe: Recipe, stage: int) -> Step:
     sources = [source for source in recipe.sources if stage in source.stages]
+    capped = ("max_rows", "max_rows_per", "language_alpha") if stage == 2 else ()
     config = {
-        "sources": [_dump(source, "id", "task_type", "instruction", "symmetric", "max_rows") for source in sources],
+        "sources": [_dump(source, "id", "task_type", "instruction", "symmetric", *capped) for source in sources],
         "negatives": recipe.mine.per_query,
         "instruction_share": recipe.training.symmetric_instruction_share,
-        "format": 2,  # of the store's files
+        "format": 3,  # of the store's files
     }
     inputs = ["tokenizer", *(f"mine/{source.id}" for source in sources)]
-    run = partial(steps.tokenize_stage, recipe=recipe, sources=sources, stage=stage)
+    run = partial(data_steps.tokenize_stage, recipe=recipe, sources=sources, stage=stage)
     return Step(f"tokenize/stage{stage}", run, config, inputs)
+
+
+def _card_step(recipe: Recipe, file: RecipeFile, before: list[str]) -> Step:
+    config = {
+        "recipe": [recipe.name, recipe.description, recipe.seed, recipe.report.default_model],
+        "sources": [source.model_dump(exclude={"path", "options", "temperature"}) for source in recipe.sources],
+        "clean": recipe.clean.model_dump(),
+        "mine": recipe.mine.model_dump(),
+        "training": recipe.training.model_dump(),
+        "models": [
+            model.model_dump(include={"name", "stages", "stage1", "stage2", "training"}) for model in recipe.models
+        ],
+        "format": 1,
+    }
+    run = partial(data_card.make_card, recipe=recipe, command=file.command)
+    return Step("card", run, config, before)
 
 
 def _model_steps(recipe: Recipe, file: RecipeFile, model: ModelConfig) -> list[Step]:
@@ -194,7 +242,7 @@ def _teach_steps(recipe: Recipe, file: RecipeFile, teacher: str) -> list[Step]:
 
 
 def _export_steps(recipe: Recipe, file: RecipeFile, export: Export) -> list[Step]:
-    """Its scores, then the directory for users, whose card has them."""
+    """Its scores where rows are held out, then the directory for users, whose card has them."""
     config = {
         "name": export.name,
         "instructions": [_dump(source, "id", "instruction", "license") for source in recipe.sources],
@@ -207,6 +255,8 @@ def _export_steps(recipe: Recipe, file: RecipeFile, export: Export) -> list[Step
     evaluation_step = f"evaluate/{export.name}"
     score = partial(evaluation.evaluate_model, recipe=recipe, export=export)
     run = partial(exporting.export_model, recipe=recipe, file=file, export=export)
+    if not holds_out(recipe):
+        return [Step(f"export/{export.name}", run, config, ["tokenizer", export.weights, "clean"])]
     return [
         Step(evaluation_step, score, scored, ["tokenizer", export.weights, "clean"]),
         Step(f"export/{export.name}", run, config, ["tokenizer", export.weights, "clean", evaluation_step]),

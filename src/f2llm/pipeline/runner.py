@@ -4,7 +4,9 @@ A step writes into `OUT/.partial/NAME`; when it is done, manifest.json is added 
 `OUT/NAME`. A step is up to date when its manifest carries the same fingerprint: a digest of its part of the recipe, of
 the outputs of the steps before it, and of its input files. A changed recipe therefore reruns exactly the steps that
 depend on the change, and a step whose output came out the same stops the change from spreading further. A killed step
-finds its partial directory again, if its fingerprint is still the same. Checkpoints of a training that was cut off are
+finds its partial directory again, if its fingerprint is still the same. What a step spreads over processes or machines
+are the tasks of an engine (`f2llm.data.engine`), which leave markers there; the `tasks` of steps that follow each other
+are run all at once, before the steps themselves. Checkpoints of a training that was cut off are
 never thrown away: where the fingerprint has changed, the training itself refuses them and says what differs.
 """
 
@@ -24,6 +26,7 @@ from typing import Any
 from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.files import digest_json, digest_tree, explained, read_json, replace_directory, write_json
 from f2llm.core.log import log
+from f2llm.data.engine import Engine, LocalEngine, Task
 from f2llm.train.distributed import World
 
 MANIFEST = "manifest.json"
@@ -44,6 +47,7 @@ class Workplace:
     seed: int
     world: World = field(default_factory=World)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    engine: Engine = field(default_factory=LocalEngine)
 
     def artifact(self, step: str) -> Path:
         return self.out / step
@@ -53,7 +57,8 @@ class Workplace:
 class Step:
     """One unit of work. `config` holds all that its result depends on besides `inputs` (steps) and `files`.
 
-    A `parallel` step is run by all processes together; any other by the main one while the rest wait.
+    A `parallel` step is run by all processes together; any other by the main one while the rest wait. `tasks` are
+    independent parts of it, run by the engine before `run`, which finds their results done.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Step:
     inputs: Sequence[str] = ()
     files: Sequence[Path] = ()
     parallel: bool = False
+    tasks: Callable[[Workplace], Sequence[Task]] | None = None
 
 
 @dataclass
@@ -73,31 +79,95 @@ class BuildResult:
 
 
 def run_steps(
-    steps: Sequence[Step], out: Path, *, seed: int, until: str | None = None, world: World | None = None
+    steps: Sequence[Step],
+    out: Path,
+    *,
+    seed: int,
+    until: str | None = None,
+    world: World | None = None,
+    engine: Engine | None = None,
 ) -> BuildResult:
     """Bring every step up to date, in order; `until` names the last step (or the last of a group) to run.
 
     With several processes all call it; the main one decides what is up to date.
     """
-    world = world or World()
     started = time.monotonic()
-    result = BuildResult(out)
-    outputs: dict[str, str] = {}
     selected = _until(steps, until)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-    for number, step in enumerate(selected, start=1):
-        fingerprint = _fingerprint(step, outputs, seed)
-        manifest = world.gather(_manifest(out / step.name))[0]
-        if manifest is None or manifest.get("fingerprint") != fingerprint:
-            log(f"[bold]\\[{number}/{len(selected)}][/bold] {step.name}")
-            manifest = _run(step, out, fingerprint, outputs, seed, world)
-            result.ran.append(step.name)
+    run = _Run(out, seed, world or World(), engine or LocalEngine(), BuildResult(out))
+    try:
+        for number, step in enumerate(selected):
+            run.bring_up(step, f"{number + 1}/{len(selected)}", selected[number:])
+    finally:
+        run.engine.close()
+    run.result.seconds = time.monotonic() - started
+    return run.result
+
+
+@dataclass
+class _Run:
+    """One run over the steps of a recipe: the outputs of those that are up to date."""
+
+    out: Path
+    seed: int
+    world: World
+    engine: Engine
+    result: BuildResult
+    outputs: dict[str, str] = field(default_factory=dict)
+    prepared: set[str] = field(default_factory=set)
+
+    def bring_up(self, step: Step, place: str, following: Sequence[Step]) -> None:
+        """Run a step unless it is up to date; `following` begins with it."""
+        fingerprint = _fingerprint(step, self.outputs, self.seed)
+        manifest = self.world.gather(self._finished(step, fingerprint))[0]
+        if manifest is None:
+            started = time.monotonic()
+            log(f"[bold]\\[{place}][/bold] {step.name}")
+            self.world.main_first(lambda: self._prepare(following))
+            manifest = self._run(step, fingerprint, started)
+            self.result.ran.append(step.name)
         else:
-            result.skipped.append(step.name)
-        outputs[step.name] = manifest["output"]
-    result.seconds = time.monotonic() - started
-    return result
+            self.result.skipped.append(step.name)
+        self.outputs[step.name] = manifest["output"]
+
+    def _finished(self, step: Step, fingerprint: str) -> dict[str, Any] | None:
+        manifest = _manifest(self.out / step.name)
+        return manifest if manifest is not None and manifest.get("fingerprint") == fingerprint else None
+
+    def _prepare(self, following: Sequence[Step]) -> None:
+        """Run the tasks of the first of these steps and of those behind it that need no other one, all at once."""
+        tasks: list[Task] = []
+        for step in following:
+            if step.tasks is None or step.name in self.prepared or not set(step.inputs) <= self.outputs.keys():
+                break
+            fingerprint = _fingerprint(step, self.outputs, self.seed)
+            if self._finished(step, fingerprint) is None:
+                partial = _partial_directory(self._partial(step), fingerprint, keep=False)
+                tasks += step.tasks(self._place(step, partial))
+            self.prepared.add(step.name)
+        if tasks:
+            self.engine.map(tasks, following[0].name.partition("/")[0])
+
+    def _run(self, step: Step, fingerprint: str, started: float) -> dict[str, Any]:
+        partial = self._partial(step)
+        self.world.main_first(lambda: _partial_directory(partial, fingerprint, keep=step.parallel))
+        _reset_peak_memory()
+        place = self._place(step, partial)
+        if step.parallel:
+            step.run(place)
+        else:
+            self.world.main_first(lambda: step.run(place))
+        gc.collect()
+        finished = self.world.main_first(lambda: _finish(step, place, fingerprint, self.outputs, started))
+        manifest: dict[str, Any] = self.world.gather(finished)[0]  # type: ignore[assignment]
+        return manifest
+
+    def _partial(self, step: Step) -> Path:
+        return self.out / ".partial" / step.name
+
+    def _place(self, step: Step, partial: Path) -> Workplace:
+        return Workplace(self.out, partial, self.seed, self.world, _inputs(step, self.outputs), self.engine)
 
 
 def manifests(out: Path, steps: Sequence[str]) -> list[dict[str, Any]]:
@@ -116,22 +186,6 @@ def needed(steps: Sequence[Step], targets: Callable[[Step], bool]) -> list[Step]
             wanted.add(name)
             waiting += by_name[name].inputs
     return [step for step in steps if step.name in wanted]
-
-
-def _run(step: Step, out: Path, fingerprint: str, outputs: dict[str, str], seed: int, world: World) -> dict[str, Any]:
-    partial = out / ".partial" / step.name
-    world.main_first(lambda: _partial_directory(partial, fingerprint, keep=step.parallel))
-    started = time.monotonic()
-    _reset_peak_memory()
-    place = Workplace(out, partial, seed, world, _inputs(step, outputs))
-    if step.parallel:
-        step.run(place)
-    else:
-        world.main_first(lambda: step.run(place))
-    gc.collect()
-    finished = world.main_first(lambda: _finish(step, place, fingerprint, outputs, started))
-    manifest: dict[str, Any] = world.gather(finished)[0]  # type: ignore[assignment]
-    return manifest
 
 
 def _finish(step: Step, place: Workplace, fingerprint: str, outputs: dict[str, str], started: float) -> dict[str, Any]:

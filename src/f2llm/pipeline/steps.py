@@ -1,23 +1,19 @@
-"""What each step does: read the artifacts of earlier steps, call one part of the package, write its own artifact."""
+"""What the steps of training do: read artifacts of earlier steps, call one part of the package, write their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from f2llm.core.config import MixtureConfig, ModelConfig, Recipe, SourceConfig, TrainingConfig
-from f2llm.core.errors import ConfigError, StorageError
+from f2llm.core.config import MixtureConfig, ModelConfig, Recipe, TrainingConfig
+from f2llm.core.errors import StorageError
 from f2llm.core.files import read_json, write_json
 from f2llm.core.log import log, warn
-from f2llm.core.types import Example
-from f2llm.data import clean, convert, mine
-from f2llm.data.examples import count_languages, read_examples, write_examples
-from f2llm.data.ngrams import ngram_encoder
-from f2llm.data.store import StageSource, TokenStore, build_store
+from f2llm.data.store import TokenStore
 from f2llm.model import checkpoint
 from f2llm.model.decoder import Decoder
 from f2llm.model.importance import load_scores, save_scores, score
@@ -26,9 +22,8 @@ from f2llm.model.prune_directory import RECORD, record
 from f2llm.model.sizes import Shape
 from f2llm.model.weights import WEIGHTS, StoredWeights
 from f2llm.pipeline.checks import matches_hidden, model_shape, trained_dims
+from f2llm.pipeline.data_steps import recipe_tokenizer
 from f2llm.pipeline.runner import Workplace
-from f2llm.text.prompts import query_prompt, with_prompt
-from f2llm.text.tokenizer import Tokenizer
 from f2llm.train.batch import length_order, pack_texts
 from f2llm.train.curves import training_curves
 from f2llm.train.objective import LossSettings
@@ -46,118 +41,6 @@ from f2llm.train.trainer import train
 
 SCORES = "scores.safetensors"
 _TEACHER_TOKENS = 16_384
-
-
-def convert_source(place: Workplace, source: SourceConfig, path: Path | None) -> None:
-    """Raw file -> examples.parquet."""
-    drops = convert.Drops()
-    examples = convert.CONVERTERS[source.converter](path, source.id, source.options, place.seed, drops)
-    count = write_examples(place.directory / "examples.parquet", examples)
-    if not count:
-        raise ConfigError(f"source {source.id!r}: the converter {source.converter!r} found no rows in {path}")
-    write_json(place.directory / "drops.json", {"rows": count, "dropped": dict(drops)})
-    log(f"  {count:,} rows" + (f", dropped {dict(drops)}" if drops else ""))
-
-
-def clean_sources(place: Workplace, recipe: Recipe) -> None:
-    """All sources -> train/ and eval/, with a reason for every row that is in neither."""
-    inputs = {source.id: place.artifact(f"convert/{source.id}") / "examples.parquet" for source in recipe.sources}
-    report = clean.clean(
-        inputs,
-        place.directory,
-        evaluated={source.id: source.eval_doc_lang for source in recipe.sources if source.evaluate},
-        seed=place.seed,
-        **recipe.clean.model_dump(),
-    )
-    counts = report.sources.values()
-    empty = [source for source, count in report.sources.items() if not count.train]
-    if empty:
-        raise ConfigError(f"source {empty[0]!r} has no row left to train on (see drops.json); lower held_out_fraction")
-    if not any(count.evaluation for count in counts):
-        raise ConfigError("no row is held out for evaluation: raise clean.held_out_fraction or set evaluate = true")
-    train, held_out = sum(c.train for c in counts), sum(c.evaluation for c in counts)
-    dropped = sum(c.dropped.total() for c in counts)
-    _count_languages(place.directory, list(inputs))
-    log(f"  {train:,} rows for training, {held_out:,} for evaluation, {dropped:,} dropped")
-
-
-def _count_languages(directory: Path, sources: Sequence[str]) -> None:
-    """languages.json: rows for training and for evaluation by language of the query and source."""
-    found: dict[str, dict[str, list[int]]] = {}
-    for side, name in enumerate(("train", "eval")):
-        for source in sources:
-            for lang, count in count_languages(directory / name / f"{source}.parquet").items():
-                found.setdefault(lang, {}).setdefault(source, [0, 0])[side] = count
-    write_json(directory / "languages.json", dict(sorted(found.items())))
-
-
-def make_tokenizer(place: Workplace, recipe: Recipe, path: Path | None) -> None:
-    """Train a tokenizer on the training texts, or take the one at `path`."""
-    limit = recipe.tokenizer.max_seq_length
-    if path is not None:
-        tokenizer = Tokenizer.load(path, limit)
-    else:
-        assert recipe.tokenizer.vocab_size is not None
-        texts = sorted({text for source in recipe.sources for text in _training_texts(place, source)})
-        tokenizer = Tokenizer.train(texts, recipe.tokenizer.vocab_size, limit)
-    tokenizer.save(place.directory)
-    log(f"  {tokenizer.vocab_size:,} tokens")
-
-
-def _training_texts(place: Workplace, source: SourceConfig) -> Iterator[str]:
-    """Texts as the model will read them, so that the instructions' words become tokens too."""
-    for example in train_examples(place, source.id):
-        yield with_prompt(example.query, query_prompt(source.instruction))
-        yield example.positive
-
-
-def train_examples(place: Workplace, source: str) -> Iterator[Example]:
-    """The training rows of a source after cleaning."""
-    return read_examples(place.artifact("clean") / "train" / f"{source}.parquet")
-
-
-def mine_source(place: Workplace, recipe: Recipe, source: SourceConfig) -> None:
-    """Training rows -> the same rows with hard negatives."""
-    examples = list(train_examples(place, source.id))
-    settings = recipe.mine.model_dump()
-    mined, report = mine.mine(examples, ngram_encoder(), seed=place.seed, **settings)
-    write_examples(place.directory / "examples.parquet", mined)
-    write_json(place.directory / "mining.json", report.to_json())
-    log(f"  {report.summary()}")
-
-
-def tokenize_stage(place: Workplace, recipe: Recipe, sources: Sequence[SourceConfig], stage: int) -> None:
-    """Mined rows of a stage's sources -> a token store. Stage 1 has no instructions."""
-    with_rows = [(_stage_source(source, stage), _capped(place, source, stage)) for source in sources]
-    counts = build_store(
-        place.directory,
-        with_rows,
-        recipe_tokenizer(place, recipe),
-        negatives=recipe.mine.per_query,
-        instruction_share=recipe.training.symmetric_instruction_share,
-        seed=place.seed,
-    )
-    log("  " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-
-
-def _stage_source(source: SourceConfig, stage: int) -> StageSource:
-    return StageSource(source.id, source.task_type, source.instruction if stage == 2 else None, source.symmetric)
-
-
-def _capped(place: Workplace, source: SourceConfig, stage: int) -> Iterator[Example]:
-    """The rows of a source; in stage 2 at most `max_rows` of them, chosen at random."""
-    path = place.artifact(f"mine/{source.id}") / "examples.parquet"
-    if stage == 1 or source.max_rows is None:
-        yield from read_examples(path)
-        return
-    count = sum(1 for _ in read_examples(path))
-    generator = np.random.default_rng([place.seed, stage])
-    kept = set(generator.permutation(count)[: source.max_rows].tolist())
-    yield from (example for index, example in enumerate(read_examples(path)) if index in kept)
-
-
-def recipe_tokenizer(place: Workplace, recipe: Recipe) -> Tokenizer:
-    return Tokenizer.load(place.artifact("tokenizer"), recipe.tokenizer.max_seq_length)
 
 
 def train_stage(

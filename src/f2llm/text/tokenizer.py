@@ -4,8 +4,9 @@ Contract: every sequence ends in exactly one `<|im_end|>`, also after truncation
 embedding is read at that token. Padding exists only for programs that need it; nothing in this package pads.
 Special tokens that stand literally in a text are read as plain text, so no input can end its own sequence early.
 
-Cost: about a million tokens per second and core, in Rust, parallel over the texts of one call; loading the Qwen3
-vocabulary takes half a second. Limits: a text is tokenised whole before it is cut, so cut novels beforehand.
+Cost: about a million tokens per second and core, in Rust, parallel over the texts of one call, and four times as many
+with Qwen3's own vocabulary (`quick_bpe`); loading that takes half a second. Limits: a text is tokenised whole before it
+is cut, so cut novels beforehand.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RustTokenizer
 
 from f2llm.core.errors import ConfigError, ModelError
 from f2llm.core.files import write_json, write_text
+from f2llm.text.quick_bpe import QuickBpe, quick_bpe
 
 EOS_TOKEN = "<|im_end|>"
 PAD_TOKEN = "<|endoftext|>"
 BYTES = 256
+_WORTH_QUICK = 1000
+"""Texts of a call from which on it pays to look for the quick way, which takes 0.7 s to set up."""
 
 # Qwen3's pre-tokenisation: digits stand alone, letters never join punctuation except one leading sign.
 QWEN3_SPLIT = (
@@ -55,6 +62,8 @@ class Tokenizer:
         backend.encode_special_tokens = True
         backend.post_processor = _eos_post_processor(self.eos_id)
         self._backend = backend
+        self._quick: QuickBpe | None = None
+        self._asked_for_quick = False
 
     @classmethod
     def load(cls, path: Path | str, max_seq_length: int) -> Tokenizer:
@@ -90,7 +99,9 @@ class Tokenizer:
 
     def limited_to(self, max_seq_length: int) -> Tokenizer:
         """The same vocabulary with another length limit."""
-        return Tokenizer(self._backend, max_seq_length)
+        other = Tokenizer(self._backend, max_seq_length)
+        other._quick, other._asked_for_quick = self._quick, self._asked_for_quick
+        return other
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, 1 to `max_seq_length` of them, the last one EOS."""
@@ -99,17 +110,44 @@ class Tokenizer:
     def encode_counted(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """`encode`, and how many of the texts had to be truncated."""
         room = self.max_seq_length - 1
-        bodies = [encoding.ids for encoding in self._encode_batch(texts)]
+        bodies = self._bodies(texts)
         truncated = sum(len(body) > room for body in bodies)
         return [[*body[:room], self.eos_id] for body in bodies], truncated
+
+    def encode_arrays(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.bool_]]:
+        """`encode` as arrays: ids of all texts one after the other, [T]; their lengths and which were truncated, [N].
+
+        Memory: the library's encodings of all texts, several times the ids, while the call lasts.
+        """
+        bodies, room = self._bodies(texts), self.max_seq_length - 1
+        whole = np.fromiter(map(len, bodies), dtype=np.int64, count=len(bodies))
+        for index in np.flatnonzero(whole > room):
+            del bodies[index][room:]
+        lengths = np.minimum(whole, room) + 1
+        ids = np.full(int(lengths.sum()), self.eos_id, dtype=np.uint32)
+        inner = np.ones(len(ids), dtype=bool)
+        inner[np.cumsum(lengths) - 1] = False
+        ids[inner] = np.fromiter(chain.from_iterable(bodies), dtype=np.uint32, count=len(ids) - len(lengths))
+        return ids, lengths, whole > room
+
+    def _bodies(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of whole texts, without EOS."""
+        if not self._asked_for_quick and len(texts) >= _WORTH_QUICK:
+            self._quick, self._asked_for_quick = quick_bpe(self._backend), True
+        if self._quick is None:
+            return [encoding.ids for encoding in self._encode_batch(texts)]
+        found = self._quick.encode(texts)
+        left = [place for place, ids in enumerate(found) if ids is None]
+        if left:
+            _check_texts(texts)
+        others = iter(self._encode_batch([texts[place] for place in left]))
+        return [next(others).ids if ids is None else ids for ids in found]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[Any]:
         try:
             return list(self._backend.encode_batch_fast(list(texts), add_special_tokens=False))
         except TypeError:  # also what the Rust library says of a lone surrogate
-            for index, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise TypeError(f"texts[{index}] is {type(text).__name__}, expected str") from None
+            _check_texts(texts)
             return list(self._backend.encode_batch_fast([mend(text) for text in texts], add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -141,6 +179,12 @@ class Tokenizer:
     def digest(self) -> str:
         """SHA-256 of all that decides the ids: vocabulary, rules and length limit."""
         return hashlib.sha256(f"{self.max_seq_length}\n{self._backend.to_str()}".encode()).hexdigest()
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{index}] is {type(text).__name__}, expected str")
 
 
 def mend(text: str) -> str:
