@@ -74,6 +74,10 @@ class Engine(Protocol):
         """The result of each task, in their order; the first error of any stops the rest and is raised."""
         ...
 
+    def rest(self) -> None:
+        """Let go what workers have loaded; the next `map` starts new ones where it has to."""
+        ...
+
     def close(self) -> None:
         """Let the workers go."""
         ...
@@ -138,6 +142,9 @@ class LocalEngine(_Engine):
         self.asked = workers
         self.workers = workers or cores()
         self._workers: list[_Worker] = []
+
+    def rest(self) -> None:
+        self.close()
 
     def close(self) -> None:
         while self._workers:
@@ -338,6 +345,9 @@ class RayEngine(_Engine):
             )
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         return ConfigError(f"the Ray cluster cannot run a task ({told}); its machines need f2llm in this version")
+
+    def rest(self) -> None:
+        """Ray ends idle workers by itself."""
 
     def close(self) -> None:
         if not self._joined_before:

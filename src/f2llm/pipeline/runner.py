@@ -126,6 +126,7 @@ class _Run:
             log(f"[bold]\\[{place}][/bold] {step.name}")
             self.world.main_first(lambda: self._prepare(following))
             manifest = self._run(step, fingerprint, started)
+            self.engine.rest()  # workers keep what a step made them load
             self.result.ran.append(step.name)
         else:
             self.result.skipped.append(step.name)
