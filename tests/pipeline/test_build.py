@@ -46,7 +46,7 @@ def test_a_change_of_the_students_length_reruns_their_part_only(built: Built, tm
     out = tmp_path / "copy"
     shutil.copytree(built.out, out)
     again = build(TINY, out=out, overrides=["models.tiny-plain.stage2.max_steps=3"], until="export")
-    assert again.ran == ["train/tiny-plain/stage2", "evaluate/tiny-plain", "export/tiny-plain"]
+    assert again.ran == ["card", "train/tiny-plain/stage2", "evaluate/tiny-plain", "export/tiny-plain"]
 
 
 def test_until_stops_after_a_group_of_steps(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_until_stops_after_a_group_of_steps(tmp_path: Path) -> None:
         build(TINY, out=tmp_path, until="convrt")
 
 
-@pytest.mark.parametrize(("share", "words"), [("0.0", "no row is held out"), ("0.999", "no row left to train on")])
+@pytest.mark.parametrize(("share", "words"), [("1e-12", "no row is held out"), ("0.999", "no row left to train on")])
 def test_a_split_that_leaves_nothing_stops_before_training(share: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         build(TINY, out=tmp_path, overrides=[f"clean.held_out_fraction={share}"], until="clean")
@@ -67,7 +67,7 @@ def test_held_out_names_are_in_no_training_row(built: Built) -> None:
     units: set[str] = set()
     texts: set[str] = set()
     for source in SOURCES:
-        for row in read_examples(built.out / "mine" / source / "examples.parquet"):
+        for row in read_examples(built.out / "mine" / source):
             units.update(row.groups)
             texts.update([row.query, row.positive, *row.negatives])
     held_out = [row for source in SOURCES for row in read_examples(built.out / "clean" / "eval" / f"{source}.parquet")]

@@ -38,7 +38,11 @@ DROPS = {
     "kind": {"rows": 44, "train": 40, "eval": 4, "dropped": {}},
     "place": {"rows": 90, "train": 82, "eval": 0, "dropped": {"no negative": 8}},
 }
-MINED = {"rows": 200, "given": 0, "mined": 500, "topped_up": 100, "rows_topped_up": 50, "rows_short": 20}
+MINED = {
+    "rows": 200, "given": 0, "mined": 500, "topped_up": 100, "rows_topped_up": 50, "rows_short": 20,
+    "score_bins": [-1.0, 0.0, 0.5, 1.0], "positive_scores": [0, 50, 150], "negative_scores": [100, 300, 100],
+    "max_score": 0.8,
+}  # fmt: skip
 KINDS = {"translation": "retrieval", "kind": "clustering", "place": "classification"}
 LANGUAGES = {
     "translation": {"deu_Latn": 0.5, "nor_Latn": 0.25, "swa_Latn": 0.25},
@@ -220,7 +224,7 @@ def test_the_card_is_one_that_the_hub_reads(out: Path, tmp_path: Path) -> None:
     assert "Languages with fewer than 100 rows for training: 3 of 4; without rows for" in card.text
     assert "a model does in them: 1. The fewest: Turkish (0), Norwegian (50), Swahili (52)." in card.text
     assert "| `place` | classification | 2 | 90 | 82 | 0 | 50 | ask me | A place? |" in card.text
-    pictures = [name for name in ("flow.png", "languages.png", "mixture.png") if f"]({name})" in card.text]
+    pictures = [name for name in ("flow.png", "languages.png", "mining.png", "mixture.png") if f"]({name})" in card.text]
     assert [(directory / name).read_bytes()[:4] for name in pictures] == [b"\x89PNG"] * 3
     facts = json.loads((directory / "card.json").read_text(encoding="utf-8"))
     assert facts == json.loads(json.dumps(stats(recipe, out))) | {"command": "f2llm build tiny.toml"}
@@ -233,7 +237,7 @@ def test_the_same_build_gives_the_same_card(out: Path, tmp_path: Path) -> None:
         write_json(scores / "scores.json", {"by_language": {"deu_Latn": 0.5, "fra_Latn": 0.5}})  # a step after the card
         write_json(scores / "manifest.json", {})
     names = [path.name for path in sorted((tmp_path / "one").iterdir())]
-    assert len(names) == 5
+    assert len(names) == 6
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
 
 

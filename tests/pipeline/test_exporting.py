@@ -25,7 +25,7 @@ def test_a_built_model_tells_how_good_it_is_and_how_to_make_it_again(built: Buil
     assert f"| {scores['by_dim']['8']:.3f} | {scores['by_dim']['16']:.3f} |" in card
     worst = min(scores["by_language"].items(), key=lambda item: item[1])
     assert f"`{worst[0]}`, {worst[1]:.2f}" in card
-    rows = count_examples(built.out / "clean" / "train" / "translation.parquet")
+    rows = count_examples(built.out / "clean" / "train" / "translation")
     assert f"| `translation` | {rows:,} | not stated | Find the same name. |" in card
     assert f"f2llm build {TINY}" in card
     assert digest_file(TINY) in card
