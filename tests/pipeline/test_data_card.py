@@ -38,6 +38,7 @@ DROPS = {
     "kind": {"rows": 44, "train": 40, "eval": 4, "dropped": {}},
     "place": {"rows": 90, "train": 82, "eval": 0, "dropped": {"no negative": 8}},
 }
+PICTURES = ("flow.png", "languages.png", "mining.png", "mixture.png")
 MINED = {
     "rows": 200, "given": 0, "mined": 500, "topped_up": 100, "rows_topped_up": 50, "rows_short": 20,
     "score_bins": [-1.0, 0.0, 0.5, 1.0], "positive_scores": [0, 50, 150], "negative_scores": [100, 300, 100],
@@ -224,8 +225,10 @@ def test_the_card_is_one_that_the_hub_reads(out: Path, tmp_path: Path) -> None:
     assert "Languages with fewer than 100 rows for training: 3 of 4; without rows for" in card.text
     assert "a model does in them: 1. The fewest: Turkish (0), Norwegian (50), Swahili (52)." in card.text
     assert "| `place` | classification | 2 | 90 | 82 | 0 | 50 | ask me | A place? |" in card.text
-    pictures = [name for name in ("flow.png", "languages.png", "mining.png", "mixture.png") if f"]({name})" in card.text]
-    assert [(directory / name).read_bytes()[:4] for name in pictures] == [b"\x89PNG"] * 3
+    pictures = [
+        name for name in ("flow.png", "languages.png", "mining.png", "mixture.png") if f"]({name})" in card.text
+    ]
+    assert [(directory / name).read_bytes()[:4] for name in pictures] == [b"\x89PNG"] * len(PICTURES)
     facts = json.loads((directory / "card.json").read_text(encoding="utf-8"))
     assert facts == json.loads(json.dumps(stats(recipe, out))) | {"command": "f2llm build tiny.toml"}
 
