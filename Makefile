@@ -24,7 +24,7 @@ demo: $(VENV)/run.done
 	@$(BIN)/f2llm build recipes/mini.toml
 
 test: $(VENV)/dev.done
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.done
 	@$(BIN)/ruff check .

@@ -232,3 +232,18 @@ options = { language = "en", header = ["q", "p"], query = ["q"], positive = ["p"
     report = read_json(tmp_path / "out" / "mine" / "pairs" / "mining.json")
     assert report["mined"] + report["topped_up"] == 3 * report["rows"]
     assert report["mined"] > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("mine.encoder=nonsense", r"mine.encoder: 'nonsense' is neither .ngrams., a model directory, nor a hub id"),
+        ("clean.language_model=no.bin", r"clean.language_model: .*no.bin does not exist"),
+        ("clean.near_duplicates=1.5", r"clean.near_duplicates: .*but it is 1.5"),
+        ("clean.languages=maybe", r"clean.languages: .*but it is 'maybe'"),
+    ],
+)
+def test_wrong_settings_are_told_before_any_work(paper: Path, tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build_data(paper, "convert", out=tmp_path / "out", overrides=[override])
+    assert not (tmp_path / "out").exists()

@@ -1,11 +1,10 @@
-"""Where the rows went: a table and a picture of every reason for which rows were dropped, per source.
+"""Where the rows went: a table and a picture of every reason for which rows were dropped.
 
 Both read the counts that `clean` writes to `drops.json`: {source: {"rows": n, "train": n, "eval": n, "dropped":
-{reason: n}}}; `add_drops` puts the counts of a later step (duplicates, leaks) into them. The picture is a Sankey
-diagram: sources on the left, what became of their rows on the right, every band as wide as its rows are many. The
-smallest sources and reasons are put together, so that at most 24 and 14 are drawn, and the leaks of all evaluation sets
-are one reason; the table shows them all. Cost: half a second a picture. Names in letters that DejaVu Sans lacks show as
-boxes.
+{reason: n}}}. The picture is a Sankey diagram: sources on the left, what became of their rows on the right, every band
+as wide as its rows are many. The smallest sources and reasons are put together, so that at most 24 and 14 are drawn,
+and the leaks of all evaluation sets are one reason. The table has all reasons, each with its largest sources. Cost:
+half a second a picture. Names in letters that DejaVu Sans lacks show as boxes.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ Counts = Mapping[str, Mapping[str, Any]]
 Flows = dict[str, Counter[str]]
 TRAINING, EVALUATION = "training", "evaluation"
 _LEAKS = "leaks "  # how the reasons of `decontaminate` begin
+_NAMED = 3
 _NODE = 0.018  # width of a node's bar
 _GAP = 0.012  # least air between two nodes of a column, as a share of its height
 
@@ -40,41 +40,22 @@ def check_counts(counts: Counts) -> None:
             raise DataError(f"source {source!r}: {found['rows']:,} rows in, {out:,} accounted for; run clean again")
 
 
-def add_drops(counts: Counts, dropped: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
-    """The counts after a step that took `dropped` ({source: {reason: rows}}) out of the training rows."""
-    result = {}
-    for source, found in counts.items():
-        more = Counter(dropped.get(source, {}))
-        reasons = Counter(found["dropped"]) + more
-        result[source] = {**found, "train": found["train"] - more.total(), "dropped": dict(reasons.most_common())}
-    return result
-
-
 def flow_table(counts: Counts) -> Table:
-    """Rows of each source by what became of them, largest first, with sums; the longer list runs down the table."""
+    """What became of the rows, with their share and the sources that gave most of them."""
     check_counts(counts)
     flows = _flows(counts)
     total = _totals(flows)
     reasons = [name for name, _ in total.most_common() if name not in (TRAINING, EVALUATION)]
-    sources = sorted(flows, key=lambda name: (-flows[name].total(), name))
-    columns = {"all": total, **{source: flows[source] for source in sources}}
-    ends = ["rows", TRAINING, EVALUATION, *reasons]
-    cells = {
-        (name, end): flow.total() if end == "rows" else flow[end] for name, flow in columns.items() for end in ends
-    }
-    if len(columns) > len(ends):
-        return _table("source", list(columns), ends, cells)
-    return _table("", ends, list(columns), {(end, name): rows for (name, end), rows in cells.items()})
-
-
-def _table(title: str, rows: list[str], columns: list[str], cells: Mapping[tuple[str, str], int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(title)
-    for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
-    for row in rows:
-        numbers = (cells[row, column] for column in columns)
-        table.add_row(row, *(f"{number:,}" if number else "·" for number in numbers))
+    table.add_column("what became of the rows")
+    for title in ("rows", "share"):
+        table.add_column(title, justify="right")
+    table.add_column("most of them from", overflow="fold")
+    for end in (TRAINING, EVALUATION, *reasons):
+        largest = sorted((flow[end], name) for name, flow in flows.items() if flow[end])[::-1][:_NAMED]
+        names = ", ".join(f"{name} {rows:,}" for rows, name in largest)
+        table.add_row(end, f"{total[end]:,}", f"{total[end] / max(total.total(), 1):.1%}", names)
+    table.add_row("all", f"{total.total():,}", "", f"{len(flows)} sources")
     return table
 
 

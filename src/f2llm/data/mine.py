@@ -51,7 +51,7 @@ from f2llm.data.engine import Engine, Task
 from f2llm.data.examples import count_examples, shards
 from f2llm.data.mine_plan import KeyReader, Plan, PoolRange, RowKeys, make_plan
 from f2llm.data.mine_report import MineReport, drawn, sample
-from f2llm.data.mine_rows import given_negatives, search_rows
+from f2llm.data.mine_rows import exact_scores, given_negatives, search_rows
 from f2llm.data.mine_rules import Encode, Encoder, Ints, MineRules, Vectors, unit_vectors
 
 __all__ = ["Encode", "Encoder", "MineReport", "MineRules", "mine", "mine_source"]
@@ -145,7 +145,8 @@ def _mine_in_memory(
         examples[row] = replace(examples[row], negatives=(*kept[row], *new))
     for row in rows[drawn(rows, rules.seed)].tolist():
         nearest = [texts[place] for place in places[row][: found.mined[row]]]
-        own, scores = examples[row], found.score[row, : len(nearest)]
+        own, members = examples[row], found.member[row, : len(nearest)]
+        scores = exact_scores(plan, keys, store, queries, row, members)
         report.samples.append(sample(row, own.query, own.positive, float(found.positive[row]), nearest, scores))
 
 

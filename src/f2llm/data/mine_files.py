@@ -27,7 +27,7 @@ from f2llm.core.files import atomic_path
 from f2llm.data.examples import FIELDS, SCHEMA, read_batches
 from f2llm.data.mine_plan import ROW, KeyReader, Plan, PoolRange, RowKeys, states
 from f2llm.data.mine_report import MineReport, drawn, sample
-from f2llm.data.mine_rows import Given, given_negatives, search_rows
+from f2llm.data.mine_rows import Given, exact_scores, given_negatives, search_rows
 from f2llm.data.mine_rules import Encoder, Ints, MineRules, Vectors, encoder_of, unit_vectors
 from f2llm.data.mine_search import Found
 
@@ -163,7 +163,11 @@ def mine_shard(
         for batch in read_batches(source, FIELDS):
             writer.write_batch(_mined(batch, first, keys, given, found, store))
             for row in shown[(shown >= first) & (shown < first + len(batch))].tolist():
-                report.samples.append(_sample(batch, row - first, row, start, found, store))
+                members = found.member[row, : int(found.mined[row])]
+                scores = exact_scores(plan, keys, store, queries, row, members)
+                query, positive = (batch.column(name)[row - first].as_py() for name in ("query", "positive"))
+                nearest = store.texts(members).to_pylist()
+                report.samples.append(sample(start + row, query, positive, found.positive[row], nearest, scores))
             first += len(batch)
     return report.to_json()
 
@@ -237,13 +241,6 @@ def _with_negatives(
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(batch)))])
     column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=SCHEMA.field("negatives").type)
     return batch.set_column(FIELDS.index("negatives"), SCHEMA.field("negatives"), column)
-
-
-def _sample(batch: pa.RecordBatch, place: int, row: int, start: int, found: Found, store: _Store) -> dict[str, Any]:
-    mined = int(found.mined[row])
-    texts = store.texts(found.member[row, :mined]).to_pylist()
-    query, positive = (batch.column(name)[place].as_py() for name in ("query", "positive"))
-    return sample(start + row, query, positive, found.positive[row], texts, found.score[row, :mined])
 
 
 def _counts(batch: pa.RecordBatch) -> Ints:

@@ -88,5 +88,5 @@ def sample(row: int, query: str, positive: str, score: float, texts: list[str], 
 
 
 def histogram(scores: Vectors) -> Ints:
-    """Scores by bin; what rounding put outside of [-1, 1] is counted in the outermost ones."""
-    return np.histogram(np.clip(scores, -1, 1), BINS)[0].astype(np.int64)
+    """Scores by bin; what lies on an edge, or by rounding a little below it, counts to the upper bin."""
+    return np.histogram(np.clip(scores + np.float32(5e-6), -1, 1), BINS)[0].astype(np.int64)

@@ -76,3 +76,18 @@ def search_rows(
         )  # fmt: skip
         search.language(plan.languages.index(languages[language]), rows, store.pool, anchors)
     return found
+
+
+def exact_scores(
+    plan: Plan, keys: RowKeys, store: VectorStore, queries: tuple[Vectors, Ints] | None, row: int, members: Ints
+) -> Vectors:
+    """Scores of a row's anchor with some members of pools, in double precision, so that none depends on its company."""
+    if not len(members):
+        return np.zeros(0, np.float32)
+    V_ND = store.documents(plan.members[members].astype(np.int64)).astype(np.float64)
+    if queries is None:
+        A_1D = store.documents(np.searchsorted(plan.documents, keys["positive"][[row]]))
+    else:
+        A_1D = queries[0][queries[1][[row]]]
+    scores: Vectors = np.einsum("nd,d->n", V_ND, A_1D[0].astype(np.float64)).astype(np.float32)
+    return scores

@@ -3,8 +3,11 @@
 A block of rows is compared with the whole pool by one matrix product, at most 16 million scores (64 MB) at a time. Of
 its scores those are looked at again that reach a bound: the `top_k`-th largest of the maxima of groups of documents,
 which is at most the `top_k`-th largest score. So ranking costs little more than two passes over the scores, where a
-partition of each row costs as much as the product. Equal scores rank by the keys of their documents, and a block has at
-least 16 rows, because products with one row are rounded otherwise: what a row is given does not depend on its company.
+partition of each row costs as much as the product.
+
+What a row is given does not depend on its company, but the rounding of a product does. So scores that differ by less
+than rounding may are computed again, pair by pair in double precision, and equal ones rank by the keys of their
+documents.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ BLOCK_SCORES = 16_000_000
 _BLOCK_ROWS, _WINDOW_ROWS = 2048, 8192
 _EXCLUDED, _NO_SCORE = np.float32(-np.inf), -2.0  # cosines lie above the second
 _ROUNDING = np.float32(1e-6)  # a score that equals the limit is not below it, however it was rounded
+_SLACK = 16  # documents beyond the window, one of which may belong into it by exact scores
+_EXACT_PAIRS = 4096
 
 
 @dataclass(frozen=True)
@@ -155,14 +160,18 @@ class Search:
             positive_B = np.einsum("bd,bd->b", A_BD, P_BD)
             for first in range(0, len(A_BD), step):
                 cut = slice(first, first + step)
-                S_BN = _scores(A_BD[cut], V_ND, buffer)
-                self._block(pool, window.part(first, first + step), S_BN, positive_B[cut], had)
+                S_BN = np.matmul(A_BD[cut], V_ND.T, out=buffer[: len(A_BD[cut])])
+                part = window.part(first, first + step)
+                S_BN[pool.excluded(self.plan, part)] = _EXCLUDED
+                ranked = settled(*best(S_BN, self.rules.top_k + _SLACK), A_BD[cut], V_ND, self.rules.top_k)
+                self._block(pool, part, S_BN, ranked, positive_B[cut], had)
 
-    def _block(self, pool: Pool, rows: Rows, S_BN: Vectors, positive_B: Vectors, had: NDArray[np.bool_]) -> None:
-        rules = self.rules
-        S_BN[pool.excluded(self.plan, rows)] = _EXCLUDED
+    def _block(
+        self, pool: Pool, rows: Rows, S_BN: Vectors, ranked: tuple[Ints, Vectors], positive_B: Vectors,
+        had: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        rules, (best_BK, scores_BK) = self.rules, ranked
         limit_B = np.minimum(rules.max_score, positive_B - (1 - rules.relative_margin) * np.abs(positive_B))
-        best_BK, scores_BK = best(S_BN, rules.top_k)
         allowed_BK = (scores_BK > _NO_SCORE) & (scores_BK < limit_B[:, None] - _ROUNDING)
         allowed_BK[:, : rules.skip_top] = False
         rank_BK = np.cumsum(allowed_BK, axis=1)
@@ -206,14 +215,6 @@ class Search:
         self.found.random[rows.number] += np.bincount(row, minlength=len(rows.number))
 
 
-def _scores(A_BD: Vectors, V_ND: Vectors, buffer: Vectors) -> Vectors:
-    if len(A_BD) >= 16:
-        return np.matmul(A_BD, V_ND.T, out=buffer[: len(A_BD)])
-    padded = np.zeros((16, A_BD.shape[1]), np.float32)
-    padded[: len(A_BD)] = A_BD
-    return np.matmul(padded, V_ND.T, out=buffer[:16])[: len(A_BD)]
-
-
 def best(S_BN: Vectors, count: int) -> tuple[Ints, Vectors]:
     """The `count` (or N) best documents of each row [B, K], best first, and their scores: -inf where there are fewer.
 
@@ -236,6 +237,31 @@ def best(S_BN: Vectors, count: int) -> tuple[Ints, Vectors]:
     keys = table[:, : -count - 1 : -1]
     found = np.where(keys < 0, 0, 0xFFFFFFFF - (keys & 0xFFFFFFFF))
     return found, np.where(keys < 0, _EXCLUDED, np.take_along_axis(S_BN, found, 1))
+
+
+def settled(best_BK: Ints, scores_BK: Vectors, A_BD: Vectors, V_ND: Vectors, count: int) -> tuple[Ints, Vectors]:
+    """The `count` first of ranked documents [B, K] and their scores, those of nearly equal scores in their exact order.
+
+    Scores of exactly 0 are those of vectors that share nothing, in whatever company.
+    """
+    present = scores_BK[:, 1:] > _NO_SCORE
+    near = np.zeros(present.shape, np.bool_)
+    near[present] = scores_BK[:, :-1][present] - scores_BK[:, 1:][present] <= _ROUNDING
+    near &= (scores_BK[:, :-1] != 0) | (scores_BK[:, 1:] != 0)
+    tied, first = np.zeros(best_BK.shape, np.bool_), np.zeros(best_BK.shape, np.bool_)
+    tied[:, :-1] |= near
+    tied[:, 1:] |= near
+    first[:, 0] = True
+    first[:, 1:] = ~near
+    row, column = np.nonzero(tied)
+    group, document, exact = np.cumsum(first[tied]), best_BK[tied], np.empty(len(row))
+    for start in range(0, len(row), _EXACT_PAIRS):
+        pairs = slice(start, start + _EXACT_PAIRS)
+        left, right = A_BD[row[pairs]].astype(np.float64), V_ND[document[pairs]].astype(np.float64)
+        exact[pairs] = np.einsum("nd,nd->n", left, right)
+    order = np.lexsort((document, -exact, group))
+    best_BK[row, column], scores_BK[row, column] = document[order], exact[order]
+    return best_BK[:, :count], scores_BK[:, :count]
 
 
 def _order_keys(scores: Vectors, places: Ints) -> Ints:

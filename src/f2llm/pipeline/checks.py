@@ -14,6 +14,7 @@ from f2llm.data.convert import CONVERTERS
 from f2llm.data.hub import is_hub, parse
 from f2llm.model import checkpoint
 from f2llm.model.sizes import FAMILY, Shape, matryoshka_dims
+from f2llm.pipeline.encoders import NGRAMS
 from f2llm.text.tokenizer import Tokenizer
 
 # Keys that a model cannot have for itself, because they decide of what several models share.
@@ -31,6 +32,7 @@ def check_recipe(recipe: Recipe, file: RecipeFile, data_there: bool = True) -> N
     paths = _Paths(file, data_there)
     _check_tokenizer(recipe, file, paths)
     _check_sources(recipe, file, paths)
+    _check_helpers(recipe, file, paths)
     names = [model.name for model in recipe.models]
     for index, model in enumerate(recipe.models):
         if names.index(model.name) != index:
@@ -116,6 +118,16 @@ def _check_sources(recipe: Recipe, file: RecipeFile, paths: _Paths) -> None:
             raise file.fail((*where, "task_type"), f"the converter {source.converter!r} makes {expected} examples")
         if 2 in source.stages and source.instruction is None:
             raise file.fail((*where, "instruction"), "stage 2 trains with instructions; give this source one")
+
+
+def _check_helpers(recipe: Recipe, file: RecipeFile, paths: _Paths) -> None:
+    """The models that clean and mine: one that names languages, and one that encodes."""
+    if recipe.clean.language_model is not None:
+        paths.must_exist(("clean", "language_model"), recipe.clean.language_model)
+    encoder = recipe.mine.encoder
+    if encoder != NGRAMS and not file.resolve(encoder).is_dir() and encoder.count("/") != 1:
+        known = f'"{NGRAMS}", a model directory, nor a hub id such as "Qwen/Qwen3-Embedding-0.6B"'
+        raise file.fail(("mine", "encoder"), f"{encoder!r} is neither {known}")
 
 
 def _check_converted(

@@ -198,7 +198,10 @@ def _number(count: int | None) -> str:
 
 def _print_findings(console: Console, facts: Facts) -> None:
     for title, found in reasons(facts).items():
-        console.print(_table(title, ("rows",), [(name, f"{count:,}") for name, count in found.items()]))
+        if found:
+            console.print(_table(title, ("rows",), [(name, f"{count:,}") for name, count in found.items()]))
+        else:
+            console.print(f"{title}: none\n", highlight=False)
 
 
 def _languages_table(languages: Sequence[Facts]) -> Table:

@@ -199,7 +199,7 @@ def _drops(facts: Facts) -> str:
     if unread:
         parts.append("Before that, what the converters did not take:\n\n" + markdown_table(("source", "rows"), unread))
     for title, found in reasons(facts).items():
-        parts.append(f"**{title}**\n\n{markdown_table(('', 'rows'), found.items())}")
+        parts.append(f"**{title}**\n\n{markdown_table(('', 'rows'), found.items())}" if found else f"**{title}**: none")
     return "\n\n".join(parts)
 
 
