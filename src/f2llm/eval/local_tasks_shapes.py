@@ -75,15 +75,15 @@ def classes(rows: Iterable[tuple[str, str]], train: int, test: int, held: Iterab
     known, others = _by_label(rows), _by_label(held)
     apart = {text for texts in others.values() for text in texts}
     labels = sorted(known)
-    parts: Splits = {"train": {"text": [], "label": []}, "test": {"text": [], "label": []}}
+    found: dict[str, tuple[list[str], list[int]]] = {"train": ([], []), "test": ([], [])}
     for number, label in enumerate(labels):
         texts = sorted((text for text in known[label] if text not in apart), key=order)
         taught = texts[: train if others else min(train, len(texts) // 2)]
         asked = sorted(others.get(label, []), key=order) if others else texts[len(taught) :]
         for split, chosen in (("train", taught), ("test", asked[:test])):
-            parts[split]["text"] += chosen  # type: ignore[arg-type]
-            parts[split]["label"] += [number] * len(chosen)  # type: ignore[arg-type]
-    return parts
+            found[split][0].extend(chosen)
+            found[split][1].extend([number] * len(chosen))
+    return {split: {"text": texts, "label": numbers} for split, (texts, numbers) in found.items()}
 
 
 def clusters(rows: Iterable[tuple[str, str]], most: int) -> Splits:
