@@ -1,4 +1,4 @@
-"""The measures of the evaluation: nDCG@10, accuracy, V-measure, averages over languages, paired bootstrap.
+"""The measures of the evaluation: nDCG, MRR, recall, accuracy, V-measure, Spearman, averages, paired bootstrap.
 
 Equal similarities are scored by their expectation over all orders of the tie, as scikit-learn does, so a model that
 gives every document the same vector (or a baseline that shares no character with any document) gets chance, not luck.
@@ -18,6 +18,7 @@ from f2llm.core.extras import optional
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.integer]
 TIE = 1e-6  # similarities this close are a tie: float32 products of equal vectors differ in the last bits
+DRAWN_AT_ONCE = 2_000_000  # values of the bootstrap in memory at a time
 MIN_TEXTS, MIN_LABELS = 5, 2  # below this a language's clustering score says nothing
 
 
@@ -62,10 +63,62 @@ def accuracy_at_1(found: Places, relevant: Sequence[Sequence[int]]) -> Floats:
     return np.bincount(found.row, share, minlength=len(relevant)).astype(float)
 
 
+def recall_at_k(found: Places, relevant: Sequence[Sequence[int]], k: int = 10) -> Floats:
+    """Share of the relevant documents among the first `k`; [queries]."""
+    share = np.clip((k - found.above) / found.tied, 0, 1)
+    counts = np.array([len(columns) for columns in relevant])
+    recall: Floats = np.bincount(found.row, share, minlength=len(relevant)) / np.maximum(counts, 1)
+    return recall
+
+
+def mrr_at_k(found: Places, relevant: Sequence[Sequence[int]], k: int = 10) -> Floats:
+    """Reciprocal rank of the first relevant document, 0 where it is not among the first `k`; [queries].
+
+    Within a tie of t documents, r of them relevant, the first relevant one stands at place j (from 0) with the chance
+    C(t-1-j, r-1) / C(t, r).
+    """
+    first = np.full(len(relevant), np.iinfo(np.intp).max)
+    np.minimum.at(first, found.row, found.above)
+    top = found.above == first[found.row]
+    share = np.bincount(found.row[top], minlength=len(relevant))
+    tied = np.zeros(len(relevant), dtype=np.intp)
+    tied[found.row[top]] = found.tied[top]
+    values = np.zeros(len(relevant))
+    alone = tied == 1
+    values[alone] = np.where(first[alone] < k, 1 / (first[alone] + 1.0), 0.0)
+    for row in np.flatnonzero(tied > 1):
+        values[row] = _tied_reciprocal(int(first[row]), int(tied[row]), int(share[row]), k)
+    return values
+
+
+def _tied_reciprocal(above: int, tied: int, share: int, k: int) -> float:
+    """Expected reciprocal rank of the first of `share` documents in a tie of `tied` behind `above` others."""
+    total, chance = 0.0, share / tied  # chance that the first relevant one stands at this place of the tie
+    for place in range(min(tied - share + 1, k - above)):
+        total += chance / (above + place + 1)
+        chance *= (tied - share - place) / (tied - 1 - place) if tied - 1 - place else 0.0
+    return total
+
+
 def pair_accuracy(right_N: Floats, wrong_N: Floats) -> Floats:
     """1 where the right label scores higher than the wrong one, 0.5 at a tie, else 0; [N]."""
     gap = right_N - wrong_N
     return np.where(np.abs(gap) <= TIE, 0.5, (gap > 0).astype(float))
+
+
+def spearman(a_N: Floats, b_N: Floats) -> float:
+    """Rank correlation, -1..1, equal values sharing their mean rank; 0 where one side is constant."""
+    a, b = mean_ranks(a_N), mean_ranks(b_N)
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale else 0.0
+
+
+def mean_ranks(values_N: Floats) -> Floats:
+    """Rank of each value from 1 for the smallest, equal values sharing the mean of their ranks; [N]."""
+    _, index, counts = np.unique(np.asarray(values_N), return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[index]
+    return ranks
 
 
 def v_measure(labels: Sequence[object] | Indices, clusters: Sequence[object] | Indices) -> float:
@@ -125,11 +178,16 @@ def macro(by_language: Mapping[str, float]) -> float:
 
 def paired_bootstrap(differences: Sequence[float], *, rounds: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of the mean difference, resampling the pairs (here: languages) with replacement."""
-    values = np.asarray(differences, dtype=float)
-    generator = np.random.default_rng(seed)
-    means = [
-        values[generator.integers(len(values), size=(min(1000, rounds - start), len(values)))].mean(axis=1)
-        for start in range(0, rounds, 1000)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    low, high = np.quantile(resampled_means(np.asarray(differences, dtype=float), rounds, seed), [0.025, 0.975])
     return float(low), float(high)
+
+
+def resampled_means(values_N: Floats, rounds: int, seed: int | Sequence[int]) -> Floats:
+    """Means of `rounds` samples of size N drawn from the values with replacement; [rounds]."""
+    generator = np.random.default_rng(seed)
+    block = max(1, DRAWN_AT_ONCE // len(values_N))
+    means = [
+        values_N[generator.integers(len(values_N), size=(min(block, rounds - start), len(values_N)))].mean(axis=1)
+        for start in range(0, rounds, block)
+    ]
+    return np.concatenate(means)
