@@ -176,12 +176,6 @@ def macro(by_language: Mapping[str, float]) -> float:
     return float(np.mean(list(by_language.values()))) if by_language else 0.0
 
 
-def paired_bootstrap(differences: Sequence[float], *, rounds: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean difference, resampling the pairs (here: languages) with replacement."""
-    low, high = np.quantile(resampled_means(np.asarray(differences, dtype=float), rounds, seed), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def resampled_means(values_N: Floats, rounds: int, seed: int | Sequence[int]) -> Floats:
     """Means of `rounds` samples of size N drawn from the values with replacement; [rounds]."""
     generator = np.random.default_rng(seed)

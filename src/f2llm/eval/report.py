@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from babel import Locale
 
-from f2llm.core.errors import DataError, F2LLMError
+from f2llm.core.errors import DataError
 from f2llm.core.files import atomic_path, write_json, write_text
-from f2llm.core.languages import language
-from f2llm.eval import metrics
+from f2llm.eval.by_language import describe
 from f2llm.eval.findings import findings
 from f2llm.eval.page import draw_figures, render
+from f2llm.eval.significance import paired_bootstrap
 
 Scores = Mapping[str, Any]  # the content of a scores.json
-HAN = {"Hans": "Simplified Han", "Hant": "Traditional Han"}  # the CLDR says only "Simplified"
 ROLES = ("family", "intermediate", "ablation")
 
 
@@ -190,20 +188,10 @@ def _languages(models: Sequence[ModelEntry], baseline: Scores) -> list[dict[str,
         scores = {
             model.name: model.scores["by_language"][tag] for model in models if tag in model.scores["by_language"]
         }
-        rows.append({"tag": tag, **_describe(tag), "n": sum(counts), "scores": scores, "baseline": score})
+        name, script = describe(tag)
+        entry = {"tag": tag, "name": name, "script": script, "n": sum(counts)}
+        rows.append(entry | {"scores": scores, "baseline": score})
     return rows
-
-
-def _describe(tag: str) -> dict[str, str]:
-    """English name of a language and of its script; a tag that nobody knows stands for itself."""
-    try:
-        known = language(tag)
-    except F2LLMError:
-        return {"name": tag, "script": "unknown"}
-    if not known.script:
-        return {"name": known.name, "script": "programming"}
-    script = HAN.get(known.script) or Locale("en").scripts.get(known.script, known.script)
-    return {"name": known.name, "script": str(script)}
 
 
 def _scripts(languages: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -231,14 +219,14 @@ def compare(comparison: Comparison, models: Sequence[ModelEntry]) -> dict[str, A
     a, b = scores[comparison.a], scores[comparison.b]
     differences = {tag: a[tag] - b[tag] for tag in a if tag in b}
     values = list(differences.values())
-    low, high = metrics.paired_bootstrap(values)
+    drawn = paired_bootstrap([a[tag] for tag in differences], [b[tag] for tag in differences])
     return {
         **asdict(comparison),
         "score_a": float(np.mean([a[tag] for tag in differences])),
         "score_b": float(np.mean([b[tag] for tag in differences])),
         "difference": float(np.mean(values)),
-        "low": low,
-        "high": high,
+        "low": drawn.low,
+        "high": drawn.high,
         "languages": len(values),
         "better": sum(value > 0 for value in values),
         "worse": sum(value < 0 for value in values),

@@ -16,7 +16,8 @@ from typing import Any
 
 from f2llm.core.config import ModelConfig, Recipe
 from f2llm.pipeline.stage_data import StageData, stage_data
-from f2llm.train.sampler import BatchSampler, Mixture, held_out_counts, mixture_shares
+from f2llm.pipeline.training_load import expected_sampler, mixture_of, planned_steps
+from f2llm.train.sampler import BatchSampler, Mixture, mixture_shares
 
 Counts = Mapping[str, Mapping[str, Sequence[int]]]
 """{language: {source: (rows for training, rows for evaluation)}}, as cleaning counts them."""
@@ -76,9 +77,10 @@ def _reader(recipe: Recipe, stage: int) -> ModelConfig | None:
 
 def stage_mixture(recipe: Recipe, model: ModelConfig, stage: int, data: StageData, counts: Counts) -> StageMixture:
     """The mixture of a stage with measured `data`."""
-    sampler, mixture = _sampler(recipe, model, stage, data)
-    own = recipe.stage(model, stage)
-    steps = own.max_steps or max(round(own.epochs * sampler.steps_per_epoch), 1)
+    own, training = recipe.stage(model, stage), recipe.training_of(model)
+    sampler, mixture = expected_sampler(own, training, data, recipe.seed + stage), mixture_of(training, data)
+    assert sampler is not None, "a finished store knows its rows"
+    steps = planned_steps(own, sampler)
     cleaned = _by_source(counts, sampler.batches)
     sources = _sources(sampler, steps, _wanted(sampler, mixture, data.languages), cleaned)
     kinds = {source.name: str(data.task_types[source.name]) for source in sources}
@@ -92,17 +94,6 @@ def stage_mixture(recipe: Recipe, model: ModelConfig, stage: int, data: StageDat
         languages=_ordered(_spread(sources, data.languages, cleaned)),
         tasks=_ordered(_spread(sources, {name: {kind: 1.0} for name, kind in kinds.items()}, rows_of_kinds)),
     )
-
-
-def _sampler(recipe: Recipe, model: ModelConfig, stage: int, data: StageData) -> tuple[BatchSampler, Mixture]:
-    """The sampler as the training of this stage makes it."""
-    training, batch = recipe.training_of(model), recipe.stage(model, stage).global_batch
-    sizes = {source: rows or 0 for source, rows in data.rows.items()}
-    held_out = held_out_counts(sizes, training.validation_fraction, training.validation_rows)
-    tags = {tag for shares in data.languages.values() for tag in shares}
-    mixture = Mixture(**training.mixture.model_dump()).about(sizes, tags)
-    how: dict[str, Any] = {"mixture": mixture, "languages": data.languages, "held_out": held_out}
-    return BatchSampler(sizes, batch, recipe.seed + stage, **how), mixture
 
 
 def _wanted(sampler: BatchSampler, mixture: Mixture, languages: Shares) -> dict[str, float]:

@@ -32,10 +32,10 @@ class Load(NamedTuple):
 def training_loads(recipe: Recipe, model: ModelConfig, stage: int, data: StageData) -> list[Load] | None:
     """What the steps of a training read, by task type; None where their number is not known yet."""
     own, training = recipe.stage(model, stage), recipe.training_of(model)
-    sampler = _sampler(own, training, data, recipe.seed + stage)
+    sampler = expected_sampler(own, training, data, recipe.seed + stage)
     if sampler is None:
         return None
-    steps = own.max_steps or max(round(own.epochs * sampler.steps_per_epoch), 1)
+    steps = planned_steps(own, sampler)
     batches, rows = defaultdict[TaskType, int](int), defaultdict[TaskType, float](float)
     for source, planned in sampler.planned(steps).items():
         drawn = int(planned["drawn"])
@@ -88,7 +88,18 @@ def _token_budget(stated: int | Literal["auto"], shape: Shape, device: Device, h
         return STEP
 
 
-def _sampler(own: StageConfig, training: TrainingConfig, data: StageData, seed: int) -> BatchSampler | None:
+def planned_steps(own: StageConfig, sampler: BatchSampler) -> int:
+    """How long a stage trains: the steps that the recipe gives, or its epochs."""
+    return own.max_steps or max(round(own.epochs * sampler.steps_per_epoch), 1)
+
+
+def mixture_of(training: TrainingConfig, data: StageData) -> Mixture:
+    """The recipe's mixture, as far as it speaks of the sources and languages of a stage."""
+    tags = {tag for shares in data.languages.values() for tag in shares}
+    return Mixture(**training.mixture.model_dump()).about(data.rows, tags)
+
+
+def expected_sampler(own: StageConfig, training: TrainingConfig, data: StageData, seed: int) -> BatchSampler | None:
     """The sampler over the expected rows; over equally large sources where only the number of steps is known."""
     sizes = {source: rows for source, rows in data.rows.items() if rows is not None}
     held_out = held_out_counts(sizes, training.validation_fraction, training.validation_rows)
@@ -96,8 +107,7 @@ def _sampler(own: StageConfig, training: TrainingConfig, data: StageData, seed: 
         if own.max_steps is None:
             return None
         sizes, held_out = dict.fromkeys(data.rows, own.max_steps * own.global_batch), {}
-    tags = {tag for shares in data.languages.values() for tag in shares}
-    mixture = Mixture(**training.mixture.model_dump()).about(data.rows, tags)
+    mixture = mixture_of(training, data)
     return BatchSampler(sizes, own.global_batch, seed, mixture=mixture, languages=data.languages, held_out=held_out)
 
 
