@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from f2llm.core.files import read_json
+from tests.faults.builds import finish, kill_when, start
 
-RECIPE = Path(__file__).parents[1] / "tiny.toml"
 OPTIONS = ("--workers", "2", "--set", "clean.near_duplicates=0.8", "--set", "clean.languages=count")
 STEPS = ("convert/translation", "clean", "mine/translation", "tokenize/stage1", "tokenize/stage2", "card")
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "f2llm", "data", "tokenize", str(RECIPE), "--out", str(out), *OPTIONS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=out.parent, env=environment)
-
-
-def finish(out: Path) -> None:
-    process = start(out)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
+def run(out: Path) -> subprocess.Popen[bytes]:
+    return start(["data", "tokenize"], out, OPTIONS)
 
 
 def kill_in(out: Path, step: str, delay: float) -> None:
     """Kill the command some time after a step began; a step that is over by then was killed between two."""
-    process, deadline = start(out), time.monotonic() + 120
-    while not (out / ".partial" / step).exists() and not (out / step / "manifest.json").exists():
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    signs = (out / ".partial" / step, out / step / "manifest.json")
+    kill_when(run(out), lambda: any(sign.exists() for sign in signs), delay)
 
 
 def outputs(out: Path) -> dict[str, str]:
@@ -50,11 +32,11 @@ def outputs(out: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_killed_data_steps_end_in_the_same_bytes(tmp_path: Path) -> None:
-    finish(tmp_path / "whole")
+    finish(run(tmp_path / "whole"))
     delays = random.Random(5)
     for step in STEPS:
         kill_in(tmp_path / "cut", step, delays.random() * 0.4)
-    finish(tmp_path / "cut")
+    finish(run(tmp_path / "cut"))
     assert outputs(tmp_path / "cut") == outputs(tmp_path / "whole")
     left = [path for path in (tmp_path / "cut").rglob(".*") if path.name not in (".", "..")]
     assert not left, "nothing of the killed runs is left"
@@ -73,7 +55,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_told_in_one_sentence(small_disk: Path) -> None:
-    process = start(small_disk / "out")
+    process = run(small_disk / "out")
     _, errors = process.communicate(timeout=120)
     last = errors.decode().strip().splitlines()[-1]
     assert process.returncode == 5, errors.decode()

@@ -68,32 +68,32 @@ def sources(
         sources_view.print_sources(Console(highlight=False), chosen)
 
 
-@app.command(epilog="Example: f2llm data convert recipes/real-smoke.toml")
-def convert(
-    recipe: RecipePath,
-    out_dir: OutDir = None,
-    overrides: Overrides = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    workers: Workers = None,
-    as_json: Json = False,
-) -> None:
-    """Read raw files: every source as examples in one form, every row left out counted."""
-    _run("convert", recipe, out_dir, overrides, chosen_engine(engine, address, workers), as_json)
+def _add_command(group: str, does: str, example: str) -> None:
+    """A command that brings the data of a recipe up to date as far as a group of steps."""
+
+    @app.command(group, help=does, epilog=f"Example: f2llm data {group} {example}")
+    def run(
+        recipe: RecipePath,
+        out_dir: OutDir = None,
+        overrides: Overrides = None,
+        engine: EngineName = "local",
+        address: Address = None,
+        workers: Workers = None,
+        as_json: Json = False,
+    ) -> None:
+        _run(group, recipe, out_dir, overrides, chosen_engine(engine, address, workers), as_json)
 
 
-@app.command(epilog="Example: f2llm data clean recipes/real-smoke.toml --set clean.near_duplicates=0.8")
-def clean(
-    recipe: RecipePath,
-    out_dir: OutDir = None,
-    overrides: Overrides = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    workers: Workers = None,
-    as_json: Json = False,
-) -> None:
-    """Tidy, hold out, drop duplicates and what would leak; every drop has a counted reason."""
-    _run("clean", recipe, out_dir, overrides, chosen_engine(engine, address, workers), as_json)
+_add_command(
+    "convert",
+    "Read raw files: every source as examples in one form, every row left out counted.",
+    "recipes/real-smoke.toml",
+)
+_add_command(
+    "clean",
+    "Tidy, hold out, drop duplicates and what would leak; every drop has a counted reason.",
+    "recipes/real-smoke.toml --set clean.near_duplicates=0.8",
+)
 
 
 @app.command(epilog="Example: f2llm data mine recipes/real-smoke.toml --encoder Qwen/Qwen3-Embedding-0.6B")
@@ -114,18 +114,11 @@ def mine(
     _run("mine", recipe, out_dir, [*(overrides or []), *chosen], chosen_engine(engine, address, workers), as_json)
 
 
-@app.command(epilog="Example: f2llm data tokenize recipes/real-smoke.toml --engine ray --address auto")
-def tokenize(
-    recipe: RecipePath,
-    out_dir: OutDir = None,
-    overrides: Overrides = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    workers: Workers = None,
-    as_json: Json = False,
-) -> None:
-    """The whole training set: all steps before, then token ids, and the card of the data."""
-    _run("tokenize", recipe, out_dir, overrides, chosen_engine(engine, address, workers), as_json)
+_add_command(
+    "tokenize",
+    "The whole training set: all steps before, then token ids, and the card of the data.",
+    "recipes/real-smoke.toml --engine ray --address auto",
+)
 
 
 def _run(
