@@ -72,6 +72,19 @@ def test_an_encoder_that_stops_half_way_loses_one_part(tmp_path: Path, monkeypat
     assert (good.seen, rest.seen) == (texts[:4], texts[4:])
 
 
+def test_slow_encoding_is_written_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mteb_cache, "SECONDS", 0.0)
+    monkeypatch.setattr(mteb_cache, "_SLICE", 2)
+    written: list[int] = []
+
+    def encode(texts: list[str]) -> Vectors:
+        written.append(len(list(tmp_path.glob("*/*.npy"))))
+        return Counting()(texts)
+
+    VectorStore(tmp_path, 4).vectors("p", [str(n) for n in range(6)], encode)
+    assert written == [0, 1, 2]
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "other width"])
 def test_a_damaged_file_is_told_and_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str) -> None:
     texts = ["a", "b", "c"]
@@ -101,6 +114,6 @@ def test_a_vector_that_is_not_finite_is_refused_and_not_stored(tmp_path: Path) -
         found[1, 2] = np.nan
         return found
 
-    with pytest.raises(ModelError, match="not finite for 1 of 3 texts, the first 'second'"):
-        VectorStore(tmp_path, 4).vectors("p", ["first", "second", "third"], broken)
+    with pytest.raises(ModelError, match="not finite for 1 of 3 texts, the first 'other'"):
+        VectorStore(tmp_path, 4).vectors("p", ["first", "other", "third"], broken)
     assert not list(tmp_path.glob("*/*.npy"))

@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from f2llm.core.errors import ConfigError, ModelError
-from f2llm.eval import mteb_run
-from f2llm.eval.mteb_run import evaluate_directory
+from f2llm.eval import mteb_run, mteb_tasks
+from f2llm.eval.mteb_run import ModelRuns, evaluate_directory
 from f2llm.eval.results import read_results
 from f2llm.text.tokenizer import Tokenizer
 from tests.eval import mteb_fakes as fakes
@@ -203,33 +203,32 @@ def test_mteb_s_own_progress_bars_are_kept_off(
     assert "it/s" not in told.err
 
 
-def test_a_budget_picks_the_cheapest_and_says_so(
-    model_directory: Path,
-    tmp_path: Path,
-    options: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(mteb_run, "_characters_per_second", lambda model: 1.0)
-    tasks = [fakes.Search(), fakes.Sts(), fakes.Absent()]
-    found = evaluate_directory(model_directory, tasks, tmp_path / "out", **options, budget_seconds=3000)
-    assert [result.task for result in found] == ["FakeSearch", "FakeSTS", "FakeAbsent"]
-    assert found[0].error == mteb_run.NOT_STARTED
-    assert found[1].main_score is not None
-    told = " ".join(capsys.readouterr().err.split())
-    assert "2 of 3 tasks, cheapest first: FakeAbsent, FakeSTS" in told
-    assert "left out: FakeSearch" in told
-
-
-def test_a_spent_budget_starts_nothing_more_and_done_tasks_cost_nothing(
+def test_what_a_task_will_take(
     model_directory: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = evaluate_directory(model_directory, [fakes.Sts()], tmp_path / "out", **options)
-    monkeypatch.setattr(mteb_run.time, "monotonic", iter(range(0, 10_000, 100)).__next__)
-    tasks = [fakes.Sts(), fakes.Bitext()]
-    found = evaluate_directory(model_directory, tasks, tmp_path / "out", **options, budget_seconds=60)
-    assert found[0] == done[0]
-    assert found[1].error == mteb_run.NOT_STARTED
+    """Its characters at the measured speed and the scoring of each variant; nothing for what is done or has no data."""
+    monkeypatch.setattr(mteb_run, "_characters_per_second", lambda model: 2.0)
+    monkeypatch.setattr(mteb_tasks, "scoring_seconds", lambda task: 10.0)
+    evaluate_directory(model_directory, [fakes.Bitext()], tmp_path / "out", **options)
+    tasks = [fakes.Sts(), fakes.Bitext(), fakes.Absent()]
+    encoding = mteb_tasks.characters(tasks[0]) / 2
+    own = ModelRuns(model_directory, tasks, tmp_path / "out", **options)
+    assert own.seconds() == {"FakeSTS": encoding + 10.0, "FakeBitext": 0.0, "FakeAbsent": 0.0}
+    two = ModelRuns(model_directory, tasks, tmp_path / "out", **(options | {"dims": [8]}))
+    assert two.seconds()["FakeSTS"] == encoding + 20.0
+
+
+def test_only_chosen_tasks_run_and_none_after_the_deadline(
+    model_directory: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    (done,) = evaluate_directory(model_directory, [fakes.Sts()], tmp_path / "out", **options)
+    runs = ModelRuns(model_directory, [fakes.Sts(), fakes.Bitext(), fakes.Pairs()], tmp_path / "out", **options)
+    spent = runs.results(["FakeBitext"], deadline=0.0)
+    assert [(result.task, result.error) for result in spent] == [
+        ("FakeSTS", None), ("FakeBitext", mteb_run.NOT_STARTED), ("FakePairs", mteb_run.NOT_STARTED)
+    ]  # fmt: skip
+    assert spent[0] == done
+    assert [result.error for result in runs.results(["FakeBitext"])] == [None, None, mteb_run.NOT_STARTED]
 
 
 def test_wrong_options_are_one_sentence(model_directory: Path, tmp_path: Path) -> None:

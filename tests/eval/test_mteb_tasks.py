@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from f2llm.core.errors import ConfigError, DataError
+from f2llm.core.errors import ConfigError
 from f2llm.eval import mteb_tasks
 from tests.eval import mteb_fakes as fakes
 
@@ -80,16 +80,10 @@ def test_a_budget_that_is_none_is_refused(text: str) -> None:
         mteb_tasks.parse_budget(text)
 
 
-def test_the_cheapest_fit_in_the_budget() -> None:
-    costs = {"a": 5.0, "b": 1.0, "c": 3.0, "d": 9.0}
-    assert mteb_tasks.within_budget(list(costs), 9.0, costs.__getitem__) == (["b", "c", "a"], ["d"])
-
-    def fails(task: str) -> float:
-        if task == "d":
-            raise DataError("no rows")
-        return costs[task]
-
-    assert mteb_tasks.within_budget(list(costs), 4.0, fails) == (["d", "b", "c"], ["a"])
+def test_the_cheapest_on_all_models_together_fit_in_the_budget() -> None:
+    costs = {"a": [2.0, 3.0], "b": [1.0, 0.0], "c": [0.0, 3.0], "d": [8.0, 1.0]}
+    assert mteb_tasks.within_budget(costs, 9.0) == (["b", "c", "a"], ["d"])
+    assert mteb_tasks.within_budget(costs, 0.5) == ([], ["b", "c", "a", "d"])
 
 
 def test_characters_are_mteb_s_statistics_or_counted() -> None:

@@ -1,9 +1,9 @@
 """Vectors on disk, by model, prompt and text: computed once, read again by every task, dimension and precision.
 
-One directory a model, in it one a prompt, in it files of at most 16,384 vectors. A file is one NumPy array of rows
-(digest of the text, vector in float32), written whole or not at all and named by the SHA-256 of its rows, so damage
-shows when it is opened: then one sentence says so, the file goes, and its texts are encoded again. Files are mapped
-into memory, not read.
+One directory a model, in it one a prompt, in it files of at most 16,384 vectors or 20 seconds of encoding: so much a
+killed run loses. A file is one NumPy array of rows (digest of the text, vector in float32), written whole or not at
+all and named by the SHA-256 of its rows, so damage shows when it is opened: then one sentence says so, the file goes,
+and its texts are encoded again. Files are mapped into memory, not read.
 
 Cost: 16 + 4 * width bytes a text; opening a prompt hashes its files once, about a second a gigabyte; about 200 bytes of
 memory a text. Limits: nothing is ever thrown out (delete the directory); two processes may both encode the same text.
@@ -12,6 +12,7 @@ memory a text. Limits: nothing is ever thrown out (delete the directory); two pr
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from f2llm.core.log import Bar, warn
 from f2llm.model.vectors import Vectors
 
 ROWS = 16_384
+SECONDS = 20.0
+_SLICE = 512  # texts encoded at once
 _KEY_BYTES = 16
 
 Encode = Callable[[list[str]], Vectors]
@@ -67,15 +70,27 @@ class _Shelf:
         return self._gather(keys)
 
     def _fill(self, missing: dict[bytes, str], encode: Encode) -> None:
-        keys, texts = list(missing), list(missing.values())
-        with Bar("encoding", len(texts)) as bar:
-            for first in range(0, len(texts), ROWS):
-                part = texts[first : first + ROWS]
-                rows = np.empty(len(part), self.row)
-                rows["vector"] = _finite(encode(part), part)
-                rows["key"] = np.frombuffer(b"".join(keys[first : first + ROWS]), self.row["key"])
-                self._write(rows)
-                bar.advance(len(part))
+        """Encode and store, the longest texts first, so that those encoded together are of one length."""
+        keys = sorted(missing, key=lambda key: -len(missing[key]))
+        waiting: list[NDArray[Any]] = []
+        step = min(_SLICE, ROWS)
+        with Bar("encoding", len(keys)) as bar:
+            written = time.monotonic()
+            for first in range(0, len(keys), step):
+                waiting.append(self._encoded(keys[first : first + step], missing, encode))
+                bar.advance(len(waiting[-1]))
+                if time.monotonic() - written > SECONDS or sum(map(len, waiting)) + step > ROWS:
+                    self._write(np.concatenate(waiting))
+                    waiting, written = [], time.monotonic()
+        if waiting:
+            self._write(np.concatenate(waiting))
+
+    def _encoded(self, keys: Sequence[bytes], missing: dict[bytes, str], encode: Encode) -> NDArray[Any]:
+        texts = [missing[key] for key in keys]
+        rows = np.empty(len(texts), self.row)
+        rows["vector"] = _finite(encode(texts), texts)
+        rows["key"] = np.frombuffer(b"".join(keys), self.row["key"])
+        return rows
 
     def _write(self, rows: NDArray[Any]) -> None:
         path = self.directory / f"{_digest(rows)}.npy"

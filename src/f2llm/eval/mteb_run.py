@@ -21,7 +21,7 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partialmethod
@@ -34,15 +34,13 @@ import torch
 from f2llm.core.errors import ConfigError, DataError, F2LLMError
 from f2llm.core.extras import optional
 from f2llm.core.files import digest_json, read_json, write_json
-from f2llm.core.log import log, track, warn
+from f2llm.core.log import track, warn
 from f2llm.eval import mteb_tasks
 from f2llm.eval.mteb_model import PRECISIONS, MtebModel, Precision, load_model, nested_dims
 from f2llm.eval.results import NOT_A_NUMBER, TaskResult
 from f2llm.model.checkpoint import REFERENCE_TEXTS
 
 NOT_STARTED = "not run: --budget leaves no time for it"
-# Scoring one variant of a small task; only the order of tiny tasks and the sum over many depend on it.
-_SCORING_SECONDS = 1.0
 _BATCH = 256
 
 
@@ -54,39 +52,60 @@ class Variant:
     precision: Precision
 
 
-def evaluate_directory(
-    model_dir: Path | str,
-    tasks: Sequence[Any],
-    out_dir: Path,
-    *,
-    name: str | None = None,
-    data: Path | None = None,
-    dims: Sequence[int] | None = None,
-    precisions: Sequence[str] = ("float32",),
-    budget_seconds: float | None = None,
-    instructions_file: Path | None = None,
-) -> list[TaskResult]:
-    """Score a model directory (or hub id) on `tasks`, task objects of mteb; results in the order of the tasks.
+class ModelRuns:
+    """Tasks on one model directory (or hub id), each in all variants.
 
     `dims` are scored besides the full width, the model's matryoshka dimensions for None; each with every one of
     `precisions` ("float32", "int8", "binary"). With `data` the network is never asked: tasks whose rows are not local
-    fail with one line. `budget_seconds` picks the tasks that fit, cheapest first, says which, and starts none after it
-    is spent. Further keys of a result's file: metric, scores (split -> subset -> mteb's numbers), instruction, model.
+    fail with one line. Further keys of a result's file: metric, scores (split -> subset -> mteb's numbers),
+    instruction, model.
 
     ConfigError for a wrong option, ModelError for a model that cannot be read or gives vectors that are not finite.
     """
-    deadline = math.inf if budget_seconds is None else time.monotonic() + budget_seconds
-    if data is not None:
-        mteb_tasks.go_offline()
-    with _quiet():
-        model = load_model(model_dir, out_dir / "vectors", name=name, instructions_file=instructions_file)
-        variants = [Variant(dim, p) for dim in nested_dims(model.source, dims) for p in _checked(precisions)]
-        runs = [_TaskRun(task, model, variants, out_dir / "results") for task in tasks]
-        chosen = runs if budget_seconds is None else _choose(runs, model, budget_seconds)
-        found: dict[str, list[TaskResult]] = {}
-        for run in track(chosen, f"evaluate {model.name}"):
-            found[run.name] = run.not_started() if time.monotonic() >= deadline else run.results()
-        return [result for run in runs for result in found.get(run.name) or run.not_started()]
+
+    def __init__(
+        self,
+        model_dir: Path | str,
+        tasks: Sequence[Any],
+        out_dir: Path,
+        *,
+        name: str | None = None,
+        data: Path | None = None,
+        dims: Sequence[int] | None = None,
+        precisions: Sequence[str] = ("float32",),
+        instructions_file: Path | None = None,
+    ) -> None:
+        if data is not None:
+            mteb_tasks.go_offline()
+        with _quiet():
+            self.model = load_model(model_dir, out_dir / "vectors", name=name, instructions_file=instructions_file)
+            nested = nested_dims(self.model.source, dims)
+            variants = [Variant(dim, precision) for dim in nested for precision in _checked(precisions)]
+            self.runs = [_TaskRun(task, self.model, variants, out_dir / "results") for task in tasks]
+
+    def results(self, chosen: Collection[str] | None = None, deadline: float = math.inf) -> list[TaskResult]:
+        """Results in the order of the tasks; no task is started that is not in `chosen`, nor after `deadline`.
+
+        `chosen` are names, run in their order, all for None; `deadline` is a time of `time.monotonic`.
+        """
+        by_name, found = {run.name: run for run in self.runs}, {}
+        names = list(by_name) if chosen is None else chosen
+        with _quiet():
+            for name in track(names, f"evaluate {self.model.name}"):
+                run = by_name[name]
+                found[name] = run.not_started() if time.monotonic() >= deadline else run.results()
+        return [result for run in self.runs for result in found.get(run.name) or run.not_started()]
+
+    def seconds(self) -> dict[str, float]:
+        """Task -> what running it will take, by the measured speed of the model; 0 for what is done or has no data."""
+        with _quiet():
+            speed = _characters_per_second(self.model)
+            return {run.name: run.seconds(speed) for run in self.runs}
+
+
+def evaluate_directory(model_dir: Path | str, tasks: Sequence[Any], out_dir: Path, **options: Any) -> list[TaskResult]:
+    """Score one model on task objects of mteb; `options` as of `ModelRuns`."""
+    return ModelRuns(model_dir, tasks, out_dir, **options).results()
 
 
 def _checked(precisions: Sequence[str]) -> list[Precision]:
@@ -137,6 +156,16 @@ class _TaskRun:
 
     def not_started(self) -> list[TaskResult]:
         return [self.stored(variant) or self._failed(variant, NOT_STARTED) for variant in self.variants]
+
+    def seconds(self, characters_per_second: float) -> float:
+        """What running it will take: encoding its texts, and mteb's scoring of each variant."""
+        if self.done():
+            return 0.0
+        try:
+            encoding = mteb_tasks.characters(self.task) / characters_per_second
+        except DataError:
+            return 0.0  # the run says so in its result
+        return encoding + mteb_tasks.scoring_seconds(self.task) * len(self.variants)
 
     def instruction(self) -> dict[str, str]:
         """Task -> the prompt of its queries."""
@@ -205,28 +234,6 @@ class _TaskRun:
         }  # fmt: skip
         write_json(self.path(variant), asdict(result) | more)
         return result
-
-
-def _choose(runs: Sequence[_TaskRun], model: MtebModel, budget_seconds: float) -> list[_TaskRun]:
-    """The runs that fit in the budget, cheapest first; says which are left out."""
-    speed = _characters_per_second(model)
-    by_name = {run.name: run for run in runs}
-
-    def seconds(task: Any) -> float:
-        run = by_name[task.metadata.name]
-        if run.done():
-            return 0.0
-        return mteb_tasks.characters(task) / speed + _SCORING_SECONDS * len(run.variants)
-
-    taken, left = mteb_tasks.within_budget([run.task for run in runs], budget_seconds, seconds)
-    log(f"--budget: {len(taken)} of {len(runs)} tasks, cheapest first: {_names(taken) or 'none'}")
-    if left:
-        log(f"--budget: left out: {_names(left)}")
-    return [by_name[task.metadata.name] for task in taken]
-
-
-def _names(tasks: Sequence[Any]) -> str:
-    return ", ".join(task.metadata.name for task in tasks)
 
 
 def _characters_per_second(model: MtebModel) -> float:

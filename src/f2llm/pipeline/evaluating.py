@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from rich.table import Table
 from f2llm.core.errors import ConfigError
 from f2llm.core.log import log, warn
 from f2llm.eval.local_tasks import local_tasks
-from f2llm.eval.mteb_run import evaluate_directory
-from f2llm.eval.mteb_tasks import choose_tasks, family, go_offline, parse_budget, unknown_to_mteb
+from f2llm.eval.mteb_run import ModelRuns
+from f2llm.eval.mteb_tasks import choose_tasks, family, go_offline, parse_budget, unknown_to_mteb, within_budget
 from f2llm.eval.results import TaskResult
 
 
@@ -36,7 +38,9 @@ def evaluate_models(
 ) -> dict[str, list[TaskResult]]:
     """Results by model; each model's files lie in `out/NAME`, and what is there is not computed again.
 
-    `data`: tasks come from local files, and nothing is asked of the network. ConfigError where no task is named.
+    `data`: tasks come from local files, and nothing is asked of the network. `budget`, such as "30m", is for all models
+    together: the same tasks for each, the cheapest that fit, and none is started after it is spent. ConfigError where
+    no task is named.
     """
     if data is not None:
         go_offline()
@@ -47,14 +51,49 @@ def evaluate_models(
     if family_name is not None and (unknown := unknown_to_mteb(family(family_name))):
         warn(f"the installed mteb does not know {len(unknown)} of the tasks: {', '.join(unknown[:5])}")
     seconds = parse_budget(budget) if budget else None
+    options = {"data": data, "dims": dims, "precisions": precisions, "instructions_file": instructions}
+    run = {
+        name: partial(ModelRuns, model, chosen, out / name, name=name, **options)
+        for name, model in zip(_names(models), models, strict=True)
+    }
+    plan = None if seconds is None else _within_budget(run, seconds)
     found = {}
-    for name, model in zip(_names(models), models, strict=True):
-        log(f"[bold]{name}[/bold]: {len(chosen)} tasks")
-        found[name] = evaluate_directory(
-            model, chosen, out / name, name=name, data=data, dims=dims, precisions=precisions, budget_seconds=seconds,
-            instructions_file=instructions,
-        )  # fmt: skip
+    for name, make in run.items():
+        log(f"[bold]{name}[/bold]: {len(chosen if plan is None else plan.tasks)} tasks")
+        found[name] = make().results() if plan is None else make().results(plan.tasks, plan.deadline(name))
     return found
+
+
+class _Plan:
+    """The tasks that fit in a budget, the same for every model, and how the time is shared out."""
+
+    def __init__(self, tasks: Sequence[str], seconds: Mapping[str, float], ends: float) -> None:
+        self.tasks, self.seconds, self.ends = tasks, dict(seconds), ends
+
+    def deadline(self, name: str) -> float:
+        """When this model, the next one, has to start no more tasks: what is left is for the others behind it."""
+        share = self.seconds[name] / (sum(self.seconds.values()) or 1.0)
+        del self.seconds[name]
+        now = time.monotonic()
+        return now + (self.ends - now) * (share or 1.0)
+
+
+def _within_budget(run: Mapping[str, Callable[[], ModelRuns]], seconds: float) -> _Plan:
+    """Choose by what each task will take on all models together; says which ones are left out."""
+    ends = time.monotonic() + seconds
+    by_model = {name: make().seconds() for name, make in run.items()}
+    names = next(iter(by_model.values()))
+    costs = {task: [own[task] for own in by_model.values()] for task in names}
+    taken, left = within_budget(costs, seconds)
+    total = sum(sum(costs[task]) for task in taken)
+    log(f"--budget: {len(taken)} of {len(names)} tasks, about {total:.0f} s, cheapest first: {_listed(taken)}")
+    if left:
+        log(f"--budget: left out: {_listed(left)}")
+    return _Plan(taken, {name: sum(own[task] for task in taken) for name, own in by_model.items()}, ends)
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    return ", ".join(tasks) or "none"
 
 
 def results_table(results: Mapping[str, Sequence[TaskResult]]) -> Table:
