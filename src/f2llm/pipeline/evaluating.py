@@ -11,9 +11,11 @@ from rich.table import Table
 from f2llm.core.errors import ConfigError
 from f2llm.core.log import log, warn
 from f2llm.eval.local_tasks import local_tasks
+from f2llm.eval.mteb_model import is_qwen3
 from f2llm.eval.mteb_run import evaluate_directory
 from f2llm.eval.mteb_tasks import choose_tasks, family, go_offline, parse_budget, unknown_to_mteb
 from f2llm.eval.results import TaskResult
+from f2llm.model import checkpoint
 
 
 def family_listing(name: str) -> dict[str, Any]:
@@ -33,10 +35,12 @@ def evaluate_models(
     precisions: Sequence[Any] = ("float32",),
     budget: str | None = None,
     instructions: Path | None = None,
+    footprint: bool = True,
 ) -> dict[str, list[TaskResult]]:
     """Results by model; each model's files lie in `out/NAME`, and what is there is not computed again.
 
-    `data`: tasks come from local files, and nothing is asked of the network. ConfigError where no task is named.
+    `data`: tasks come from local files, and nothing is asked of the network. `footprint` measures memory and speed of
+    each model once. ConfigError where no task is named.
     """
     if data is not None:
         go_offline()
@@ -44,15 +48,18 @@ def evaluate_models(
     chosen = choose_tasks(tasks=tasks, benchmarks=benchmarks, family_name=family_name, local=local)
     if not chosen:
         raise ConfigError("no task is named; give --task, --benchmark, --family, or --data for the local ones")
+    directories = [checkpoint.resolve(model) for model in models]
+    for directory in directories:
+        is_qwen3(directory)  # a wrong one is told before the first is evaluated
     if family_name is not None and (unknown := unknown_to_mteb(family(family_name))):
         warn(f"the installed mteb does not know {len(unknown)} of the tasks: {', '.join(unknown[:5])}")
     seconds = parse_budget(budget) if budget else None
     found = {}
-    for name, model in zip(_names(models), models, strict=True):
+    for name, directory in zip(_names(models), directories, strict=True):
         log(f"[bold]{name}[/bold]: {len(chosen)} tasks")
         found[name] = evaluate_directory(
-            model, chosen, out / name, name=name, data=data, dims=dims, precisions=precisions, budget_seconds=seconds,
-            instructions_file=instructions,
+            directory, chosen, out / name, name=name, data=data, dims=dims, precisions=precisions,
+            budget_seconds=seconds, instructions_file=instructions, footprint=footprint,
         )  # fmt: skip
     return found
 
