@@ -24,8 +24,8 @@ import torch
 
 from f2llm.bench.training import machine_rate, seconds
 from f2llm.core.allocator import tune_allocator
+from f2llm.core.machine import hardware
 from f2llm.data.cldr import load_cells
-from f2llm.eval.report import hardware
 from f2llm.model import checkpoint
 from f2llm.model.decoder import Decoder
 from f2llm.model.embedder import Embedder

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from f2llm.bench.training import seconds
 from f2llm.core.allocator import tune_allocator
-from f2llm.eval.report import hardware
+from f2llm.core.machine import hardware
 from f2llm.model.sizes import matryoshka_dims
 from f2llm.train.losses import in_batch_loss, matryoshka_weights
 

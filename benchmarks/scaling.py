@@ -32,7 +32,7 @@ from f2llm.bench.training import Setup, TrainingStep, make_decoder, seconds
 from f2llm.bench.workload import GENERATED, Texts, Workload, make_workload
 from f2llm.core.allocator import tune_allocator
 from f2llm.core.log import track
-from f2llm.eval.report import hardware
+from f2llm.core.machine import hardware
 
 DOCUMENTS = (100_000, 1_000_000, 10_000_000)
 TOKENS_A_DOCUMENT = 4

@@ -44,8 +44,8 @@ from f2llm.bench.training import Setup, TrainingStep, describe, machine_rate, ma
 from f2llm.bench.workload import NEGATIVES, Texts, Workload, data_folder, make_workload
 from f2llm.core.allocator import tune_allocator
 from f2llm.core.log import track
+from f2llm.core.machine import hardware
 from f2llm.data.cldr import load_cells
-from f2llm.eval.report import hardware
 from f2llm.model import checkpoint
 from f2llm.model.decoder import Decoder
 from f2llm.model.fused import CHUNKED, PLAIN, Fused, compile_fused

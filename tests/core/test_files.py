@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from f2llm.core.errors import DataError, StorageError
@@ -29,6 +30,13 @@ def test_broken_json_is_told(tmp_path: Path) -> None:
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no space left"), explained(tmp_path):
         raise OSError(28, "No space left on device")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_told_where_numpy_writes(tmp_path: Path) -> None:
+    """NumPy's error says how much it wrote, but has no error number."""
+    with pytest.raises(StorageError, match="no space left"), explained(tmp_path), open("/dev/full", "wb") as full:
+        np.save(full, np.ones(1_000_000))
 
 
 def test_a_directory_takes_the_place_of_another(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from f2llm.core.errors import ConfigError, DataError
-from f2llm.eval.compare import OWN, TRAINING_SPLIT, Group, borda_points, compare
+from f2llm.eval.compare import OWN, TRAINING_SPLIT, Group, _score_in, borda_points, compare
 from f2llm.eval.compare_table import tables
-from f2llm.eval.mteb_tasks import family
+from f2llm.eval.mteb_tasks import benchmark_parts, family
 from f2llm.eval.published import PublishedTask, published_models, published_tasks
 from f2llm.eval.results import NOT_A_NUMBER, TaskResult, group_runs, read_results, widest
 
@@ -152,6 +152,49 @@ def test_a_benchmark_takes_its_own_languages_of_a_task() -> None:
     assert (line.scores["mine"], line.marks) == (0.7, ("languages",))
 
 
+def test_a_benchmark_takes_its_own_splits_and_languages_of_a_task_that_ran_for_several() -> None:
+    """English v2 takes English on the test split of MassiveIntentClassification, Scandinavian v1 others on both."""
+    english, nordic, wide = (
+        next(t for t in of(name) if t.task == "MassiveIntentClassification")
+        for name in ("MTEB(eng, v2)", "MTEB(Scandinavian, v1)", "MTEB(Multilingual, v2)")
+    )
+    assert (english.splits, english.subsets, nordic.splits) == (("test",), ("en",), ("validation", "test"))
+    scores = {split: dict.fromkeys(wide.subsets, 0.2) for split in ("validation", "test")}
+    scores["test"]["en"] = 0.9
+    scores["test"] |= dict.fromkeys(nordic.subsets, 0.6)
+    mean = {subset: (scores["test"][subset] + scores["validation"][subset]) / 2 for subset in wide.subsets}
+    union = float(np.mean(list(mean.values())))
+    ours = [result(wide, score=union, scores_by_language=mean, scores_by_split=scores)]
+    for task, expected in ((english, 0.9), (nordic, 0.4), (wide, union)):
+        (line,) = group(ours, task.benchmark).lines
+        assert (line.scores["mine"], line.marks) == (pytest.approx(expected), ())
+    (line,) = group([replace(ours[0], scores_by_split={})], english.benchmark).lines
+    assert (line.scores["mine"], line.marks) == (pytest.approx(0.55), ("split",))
+
+
+def test_the_mean_over_splits_and_languages_is_that_of_mteb() -> None:
+    results = pytest.importorskip("mteb.results")
+    scores = {"validation": {"da": 0.1, "sv": 0.3}, "test": {"da": 0.9}}  # a split without one of the languages
+    entries = {
+        split: [{"hf_subset": s, "languages": ["dan-Latn"], "main_score": score} for s, score in table.items()]
+        for split, table in scores.items()
+    }
+    theirs = results.TaskResult(
+        task_name="X", dataset_revision="1", mteb_version="2", scores=entries, evaluation_time=1.0
+    ).get_score()
+    task = replace(of(CODE)[0], splits=("validation", "test"), subsets=("da", "sv"))
+    found = result(task, score=theirs, scores_by_language={"da": 0.5, "sv": 0.3}, scores_by_split=scores)
+    assert _score_in(found, task) == (pytest.approx(theirs), [])
+
+
+@pytest.mark.parametrize("name", ["MTEB(eng, v2)", "MTEB(Scandinavian, v1)"])
+def test_published_parts_are_those_that_are_run(name: str) -> None:
+    parts = benchmark_parts(name)
+    for task in of(name):
+        splits, subsets = parts[task.task]
+        assert (set(splits), set(subsets)) == (set(task.splits), set(task.subsets)), task.task
+
+
 def test_other_splits_and_revisions_are_marked_and_left_out_on_demand() -> None:
     first, second = of(CODE)[:2]
     ours = [result(first, split="validation", revision="0"), result(second, split=f"{second.splits[0]}")]
@@ -257,7 +300,10 @@ def test_damaged_files_are_named(tmp_path: Path, content: str, message: str) -> 
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"main_score": "high"}, {"scores_by_language": {"a": None}}, {"seconds": True}])
+@pytest.mark.parametrize(
+    "change",
+    [{"main_score": "high"}, {"scores_by_language": {"a": None}}, {"scores_by_split": {"test": 1}}, {"seconds": True}],
+)
 def test_a_damaged_value_is_named(tmp_path: Path, change: dict[str, object]) -> None:
     (tmp_path / "x.json").write_text(json.dumps(asdict(result(of(CODE)[0])) | change), encoding="utf-8")
     with pytest.raises(DataError, match=next(iter(change))):

@@ -11,9 +11,6 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
@@ -21,11 +18,11 @@ from mteb.types import PromptType
 
 from f2llm.core.errors import ConfigError, ModelError
 from f2llm.eval import mteb_model, mteb_tasks
-from f2llm.eval.mteb_model import instruction, quantised, read_instructions, registered_instructions
+from f2llm.eval.mteb_model import instruction, read_instructions, registered_instructions
 from f2llm.eval.mteb_run import _seed, evaluate_directory
 from f2llm.model import checkpoint
 from f2llm.model.decoder import Decoder
-from f2llm.model.vectors import cosine, normalize
+from f2llm.model.vectors import normalize
 from f2llm.text.tokenizer import Tokenizer
 from tests.eval import mteb_fakes as fakes
 
@@ -90,7 +87,7 @@ def test_a_file_overrides_instructions(tmp_path: Path, ending: str) -> None:
         ('{"STS71": "x"}', "'STS71' is no task"),
         ('{"STS17": 3}', "one table of texts"),
         ("[1]", "one table of texts"),
-        ("{", "cannot be read"),
+        ("{", "cannot be read: Expecting property name .* give one table of texts"),
     ],
 )
 def test_a_wrong_file_of_instructions_is_one_sentence(tmp_path: Path, content: str, words: str) -> None:
@@ -100,27 +97,6 @@ def test_a_wrong_file_of_instructions_is_one_sentence(tmp_path: Path, content: s
         read_instructions(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_instructions(tmp_path / "absent.toml")
-
-
-_ROWS = arrays(np.int64, (5, 16), elements=st.integers(-1000, 1000)).map(lambda rows: (rows / 700).astype(np.float32))
-
-
-@settings(deadline=None)
-@given(_ROWS)
-def test_int8_has_255_steps_and_is_near(vectors_ND: Any) -> None:
-    found = quantised(vectors_ND, "int8")
-    largest = np.abs(vectors_ND).max(axis=1, keepdims=True)
-    assert (np.abs(found - vectors_ND) <= largest / 254 * 1.01).all()
-    steps = np.divide(found * 127, largest, where=largest > 1e-30, out=np.zeros_like(found))
-    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-2)
-
-
-@settings(deadline=None)
-@given(_ROWS, _ROWS)
-def test_binary_cosine_counts_equal_signs(a: Any, b: Any) -> None:
-    found = cosine(quantised(a, "binary"), quantised(b, "binary"))
-    equal = ((a > 0)[:, None, :] == (b > 0)[None, :, :]).sum(axis=2)
-    np.testing.assert_allclose(found, 2 * equal / 16 - 1, atol=1e-5)
 
 
 def test_digest_is_of_the_files_that_make_vectors(long_model: Path, tmp_path: Path) -> None:

@@ -158,6 +158,30 @@ def test_files_of_results_state_sizes_and_languages(tmp_path: Path) -> None:
     assert subsets == {entry["task"]: {"default": ["eng-Latn"]}}
 
 
+def test_files_of_results_link_students_to_teachers_by_weights_and_state_footprints(tmp_path: Path) -> None:
+    """The teacher is known by the digest of its weights; what it is called has changed since."""
+    names = {
+        "mini-base": None,
+        "mini-small": {"name": "base", "weights": "aa"},
+        "mini-tiny": {"name": "?", "weights": "zz"},
+    }
+    measured = {"weights_mb": 3.0, "memory_mb": 400.5, "memory_before_mb": 300.0, "tokens_per_second": 9.0,
+                "hardware": "a CPU", "device": "cpu", "date": "2026-01-31"}  # fmt: skip
+    for name, teacher in names.items():
+        result = next(r for r in sample().results if r.model == name)
+        facts = {"parameters": 5, "width": 128, "weights_sha256": "aa" if name == "mini-base" else name,
+                 "teacher": teacher, "footprint": measured}  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(asdict(result) | {"model_facts": facts}), encoding="utf-8")
+    found, _ = stated([tmp_path])
+    assert {name: facts.teacher for name, facts in found.items()} == {
+        "mini-base": None, "mini-small": "mini-base", "mini-tiny": None,
+    }  # fmt: skip
+    assert found["mini-base"] == ModelFacts(
+        parameters=5, dims=128, weights_mb=3.0, memory_mb=400.5, memory_before_mb=300.0, tokens_per_second=9.0,
+        measured="a CPU, cpu, 2026-01-31",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("subset", "stated_tags", "tags"),
     [
@@ -218,3 +242,18 @@ def test_names_of_published_models_cover_nothing(spots: list[tuple[int, int, boo
         for other in boxes[:n]:
             overlap = left < other[3] - 1e-6 and other[1] < right - 1e-6
             assert ours or not (overlap and low < other[4] - 1e-6 and other[2] < high - 1e-6)
+
+
+def test_panels_share_their_scale_and_long_titles_are_broken() -> None:
+    def test(a: str, b: str, reach: float) -> PairedTest:
+        return PairedTest(a=a, b=b, task="T", unit="queries", pairs=9, score_a=0.5, score_b=0.5 - reach,
+                          difference=reach, low=0.0, high=2 * reach, p=0.01, p_corrected=0.01)  # fmt: skip
+
+    long = ("a-model-with-a-very-long-name", "another-model-with-a-name")
+    drawn = mteb_charts.significance({"a - b": [test("a", "b", 0.01)], " - ".join(long): [test(*long, 0.2)]})
+    assert len({axes.get_xlim() for axes in drawn.axes}) == 1
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["a - b", f"{long[0]}\n- {long[1]}"]
+    pairs = {
+        name: [mteb_charts.Pair("T", score, 0.9)] for name, score in (("s, teacher t", 0.1), ("u, teacher t", 0.8))
+    }
+    assert len({axes.get_xlim() for axes in mteb_charts.students(pairs).axes}) == 1

@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from f2llm.core.errors import ConfigError, ModelError
-from f2llm.eval import mteb_run, mteb_tasks
+from f2llm.core.files import digest_file
+from f2llm.eval import footprint, mteb_run, mteb_tasks
 from f2llm.eval.mteb_run import ModelRuns, evaluate_directory
 from f2llm.eval.results import read_results
 from f2llm.text.tokenizer import Tokenizer
@@ -229,6 +230,28 @@ def test_only_chosen_tasks_run_and_none_after_the_deadline(
     ]  # fmt: skip
     assert spent[0] == done
     assert [result.error for result in runs.results(["FakeBitext"])] == [None, None, mteb_run.NOT_STARTED]
+
+
+def test_facts_of_the_model_are_in_every_result_and_added_to_older_ones(
+    model_directory: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    first = evaluate_directory(model_directory, [fakes.Sts()], out, **options)
+    (path,) = (out / "results").rglob("*.json")
+    facts = json.loads(path.read_text())["model_facts"]
+    assert (facts["footprint"], facts["teacher"]) == (None, None)
+    assert facts["weights_sha256"] == digest_file(model_directory / "model.safetensors")
+    monkeypatch.setattr(footprint, "footprint", lambda directory, store: {"memory_mb": 7.0})
+    again = evaluate_directory(model_directory, [fakes.Sts(), fakes.Bitext()], out, **options, footprint=True)
+    assert again[:1] == first
+    assert evaluate_directory(model_directory, [fakes.Sts()], out, **options) == first  # takes nothing away
+    stated = [json.loads(path.read_text())["model_facts"] for path in (out / "results").rglob("*.json")]
+    assert [facts["footprint"] for facts in stated] == [{"memory_mb": 7.0}] * 2
+
+
+def test_scores_are_kept_by_split_and_subset(model_directory: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    (found,) = evaluate_directory(model_directory, [fakes.Search()], tmp_path / "out", **options)
+    assert found.scores_by_split == {"test": dict(found.scores_by_language)}
 
 
 def test_wrong_options_are_one_sentence(model_directory: Path, tmp_path: Path) -> None:

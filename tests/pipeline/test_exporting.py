@@ -1,12 +1,15 @@
 """The card of a built model says what the run was; its numbers are those of the artifacts."""
 
 import tomllib
+from pathlib import Path
 
+import pytest
 import yaml
 
 from f2llm.core.files import digest_file, read_json
 from f2llm.data.examples import count_examples
-from f2llm.model.card import short_card
+from f2llm.model.card import Teacher, read_teacher, short_card
+from f2llm.model.weights import weights_digest
 from tests.conftest import SMALL
 from tests.pipeline.conftest import TINY, Built
 
@@ -40,6 +43,22 @@ def test_a_stage_one_model_names_its_own_data_only(built: Built) -> None:
     assert "| `translation` |" in card
     assert "| `kind` |" not in card
     assert "Stage 2" not in card
+
+
+def test_a_student_names_its_teacher_by_the_digest_of_the_teacher_s_export(built: Built) -> None:
+    """A pruned and distilled model links to the weights that users of the teacher have, whatever they call them."""
+    student, teacher = (built.out / "export" / name / "model" for name in ("tiny-small", "tiny-base"))
+    assert read_teacher(student) == Teacher("tiny-base", weights_digest(teacher))
+    assert weights_digest(teacher) == digest_file(teacher / "model.safetensors")
+    for name in ("tiny-base", "tiny-plain", "tiny-small-pruned"):
+        assert read_teacher(built.out / "export" / name / "model") is None
+
+
+@pytest.mark.parametrize("card", ["", "# no header", "---\n{\n---\n", "---\ndistilled_from: someone\n---\n"])
+def test_a_card_that_says_nothing_of_a_teacher(tmp_path: Path, card: str) -> None:
+    assert read_teacher(tmp_path) is None
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert read_teacher(tmp_path) is None
 
 
 def test_a_short_card_has_a_valid_header() -> None:

@@ -41,6 +41,9 @@ def evaluate(
     instructions: Annotated[
         Path | None, typer.Option("--instructions", help="JSON or TOML: task name or type -> instruction.")
     ] = None,
+    footprint: Annotated[
+        bool, typer.Option("--footprint/--no-footprint", help="Measure memory and speed, once a model, about 15 s.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Score models on tasks of mteb, with mteb's own evaluators: resumable, every dimension from one encoding pass."""
@@ -54,6 +57,7 @@ def evaluate(
     results = evaluate_models(
         models, target, tasks=task or (), benchmarks=benchmark or (), family_name=family, data=data, dims=dim,
         precisions=precision or ("float32",), budget=budget, instructions=instructions,
+        footprint=footprint,
     )  # fmt: skip
     if as_json:
         entries = [asdict(result) | {"scores_by_query": None} for own in results.values() for result in own]

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from typing import Any
 from f2llm.core.errors import DataError, StorageError
 
 _REFUSALS = frozenset({errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # what NumPy makes of a full disk, without its number
 
 
 @contextmanager
@@ -45,7 +48,7 @@ def explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or _SHORT_WRITE.fullmatch(str(error)):
             raise StorageError(
                 f"no space left while writing {target}; free some space and run the command again"
             ) from error

@@ -27,14 +27,6 @@ _UNIT = r"^(?P<unit>[^/]*?)(?:_part\d+)?/"
 _Group = tuple[str, str]
 
 
-def unit_counts(path: Path, per: Per) -> dict[str, int]:
-    """Rows of each unit of a file or of shards: of each file that the ids name, or of the source, named ""."""
-    if per == "source":
-        return {"": count_examples(path)}
-    groups, codes = _groups(path, per, by_language=False)
-    return {unit: int(count) for (unit, _), count in zip(groups, np.bincount(codes), strict=True)}
-
-
 def choose_rows(
     path: Path, cap: int, *, per: Per, seed: int, stage: int, alpha: float = 1.0
 ) -> NDArray[np.int64] | None:

@@ -2,9 +2,10 @@
 
 Only tasks that all of our results have, and that are published for three models or more, are counted. A published model
 is ranked only where it has a score for each of them: one that lacks some is shown below, marked, for its mean is over
-other tasks. A score of ours is taken over the subsets (languages) that the benchmark takes of a task. Where that cannot
-be done, or where split or revision are not those of the benchmark, the task is marked, and left out on demand. Cost:
-about 0.2 s, and the bootstrap's.
+other tasks. A score of ours is the mean over the splits and subsets (languages) that the benchmark takes of a task, as
+mteb computes the published ones, even where the task ran with more of them for other benchmarks. Where that cannot be
+done, or where the revision is not that of the benchmark, the task is marked, and left out on demand. Cost: about 0.2 s,
+and the bootstrap's.
 """
 
 from __future__ import annotations
@@ -214,13 +215,8 @@ def _line(task: PublishedTask, runs: Sequence[Run], models: Sequence[str], flags
     scores: dict[str, float] = {}
     for run in runs:
         found = run.tasks[task.task]
-        scores[run.label], same = _score_in(found, task)
-        differs = {
-            "split": _splits(found) != set(task.splits),
-            "revision": found.revision != task.revision,
-            "languages": not same,
-        }
-        marks |= {name: None for name, other in differs.items() if other}
+        scores[run.label], differs = _score_in(found, task)
+        marks |= dict.fromkeys(differs)
     first = runs[0].tasks[task.task]
     return TaskLine(
         task=task.task, task_type=task.task_type, split=first.split, revision=first.revision,
@@ -230,14 +226,23 @@ def _line(task: PublishedTask, runs: Sequence[Run], models: Sequence[str], flags
     )  # fmt: skip
 
 
-def _score_in(found: TaskResult, task: PublishedTask) -> tuple[float, bool]:
-    """Our score over the benchmark's subsets, and whether it is over these and no others."""
-    by_subset = found.scores_by_language
-    if set(task.subsets) <= set(by_subset):
-        if set(task.subsets) == set(by_subset):
-            return found.main_score or 0.0, True
-        return float(np.mean([by_subset[subset] for subset in task.subsets])), True
-    return found.main_score or 0.0, task.subsets == ("default",) and len(by_subset) <= 1
+def _score_in(found: TaskResult, task: PublishedTask) -> tuple[float, list[str]]:
+    """Our score over what the benchmark takes of a task, and in what it differs: split, revision, languages.
+
+    The mean over all pairs of split and subset, each counting the same (`get_score` of mteb's results). Where ours
+    lacks a subset it is over all that ours has.
+    """
+    by_split, ours = found.scores_by_split, _splits(found)
+    whole = set(task.splits) <= set(by_split)
+    differs = [] if whole or ours == set(task.splits) else ["split"]
+    differs += ["revision"] if found.revision != task.revision else []
+    if ours == set(task.splits) and set(task.subsets) == set(found.scores_by_language):
+        return found.main_score or 0.0, differs  # to the bit: equal scores share their rank
+    tables = [by_split[split] for split in task.splits] if whole else [found.scores_by_language]
+    if set(task.subsets) <= set().union(*tables):  # a split need not have every subset
+        return float(np.mean([table[name] for table in tables for name in task.subsets if name in table])), differs
+    one = task.subsets == ("default",) and len(found.scores_by_language) <= 1
+    return found.main_score or 0.0, differs if one else [*differs, "languages"]
 
 
 def _splits(found: TaskResult) -> frozenset[str]:

@@ -1,10 +1,14 @@
-"""Pieces of HTML for the report: tables with bars that can be sorted, figures, durations."""
+"""Pieces of HTML for the reports: tables with bars that can be sorted, figures, durations; how a report is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+from typing import Any
+
+from f2llm.core.files import atomic_path, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,24 @@ class Column:
     title: str
     note: str = ""
     number: bool = True
+
+
+def write_page(
+    out: Path,
+    content: Mapping[str, Any],
+    figures: Mapping[str, tuple[bytes, str]],
+    render: Callable[[Mapping[str, Any], Mapping[str, str]], str],
+) -> Path:
+    """Write report.json, figures/*.png and report.html into `out`; returns the path of the page.
+
+    `figures` is name -> (PNG, SVG); `render` makes the page of the content and the SVG elements.
+    """
+    for name, (picture, _) in figures.items():
+        with atomic_path(out / "figures" / f"{name}.png") as temporary:
+            temporary.write_bytes(picture)
+    write_json(out / "report.json", content)
+    write_text(out / "report.html", render(content, {name: drawing for name, (_, drawing) in figures.items()}))
+    return out / "report.html"
 
 
 def figure(picture: str, caption: str) -> str:

@@ -1,4 +1,4 @@
-"""The measures of the evaluation: nDCG, MRR, recall, accuracy, V-measure, Spearman, averages, paired bootstrap.
+"""The measures of the evaluation: nDCG, MRR, recall, accuracy, V-measure, averages, bootstrap.
 
 Equal similarities are scored by their expectation over all orders of the tie, as scikit-learn does, so a model that
 gives every document the same vector (or a baseline that shares no character with any document) gets chance, not luck.
@@ -104,14 +104,6 @@ def pair_accuracy(right_N: Floats, wrong_N: Floats) -> Floats:
     """1 where the right label scores higher than the wrong one, 0.5 at a tie, else 0; [N]."""
     gap = right_N - wrong_N
     return np.where(np.abs(gap) <= TIE, 0.5, (gap > 0).astype(float))
-
-
-def spearman(a_N: Floats, b_N: Floats) -> float:
-    """Rank correlation, -1..1, equal values sharing their mean rank; 0 where one side is constant."""
-    a, b = mean_ranks(a_N), mean_ranks(b_N)
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / scale if scale else 0.0
 
 
 def mean_ranks(values_N: Floats) -> Floats:

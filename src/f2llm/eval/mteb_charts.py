@@ -18,6 +18,8 @@ from f2llm.eval.significance import PairedTest
 
 LINES = {"float": "-", "int8": (0, (5, 2)), "uint8": (0, (5, 2)), "binary": (0, (1, 1.6)), "ubinary": (0, (1, 1.6))}
 
+_TICKS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), [n / 2 for n in range(2, 20)], [n / 10 for n in range(10, 100)])
+
 
 @dataclass(frozen=True)
 class Dot:
@@ -78,13 +80,18 @@ def _broken(name: str) -> str:
     return f"{name[:cut]}\n{name[cut:]}" if cut else name
 
 
+def _wrapped(title: str, room: int) -> str:
+    """A title that names two models, on two lines where it is longer than its panel is wide."""
+    return title if len(title) <= room else "\n".join(title.split(" ", 1))
+
+
 @styled
 def sizes(dots: Sequence[Dot], where: str) -> Any:
     """Score against parameters, on a logarithmic scale; ours named, published models grey and named where it fits."""
     drawn, ((axes,),) = figure(8.4, 4.8)
     _scatter(axes, dots)
     axes.set(xlabel="parameters", ylabel=f"mean score, {where}")
-    _count_ticks(axes, [dot.x for dot in dots])
+    _count_ticks(axes)
     return drawn
 
 
@@ -101,7 +108,7 @@ def pareto(speed: Sequence[Dot], memory: Sequence[Dot], where: str) -> Any:
         axes.plot(*zip(*points, strict=True), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         _scatter(axes, dots)
         axes.set_xlabel(f"{label} ({'more' if better > 0 else 'less'} is better)")
-        _count_ticks(axes, [dot.x for dot in dots])
+        _count_ticks(axes)
     grid[0, 0].set_ylabel(f"mean score, {where}")
     return drawn
 
@@ -120,16 +127,19 @@ def _scatter(axes: Any, dots: Sequence[Dot]) -> None:
     scores, xs = [100 * dot.score for dot in dots], [dot.x for dot in dots]
     air = max(0.08 * (max(scores) - min(scores)), 0.5)
     axes.set_ylim(min(scores) - air, max(scores) + air)
-    axes.set_xlim(min(xs) / 1.5, max(xs) * max(1.8, (max(xs) / min(xs)) ** 0.22))
+    width, height = (float(side) for side in axes.get_figure().get_size_inches() * 72)
+    columns = axes.get_subplotspec().get_gridspec().ncols
+    wide = 0.88 * width / columns
+    names = min(0.45, (max(map(_name_width, dots)) + 10) / wide)  # share of the width that is left to names
+    whole = max(float(np.log(max(xs) / min(xs))), 0.15) / (0.94 - names)
+    axes.set_xlim(min(xs) * np.exp(-0.06 * whole), max(xs) * np.exp(names * whole))
     axes.set_xscale("log")
     for dot in dots:
         axes.scatter(dot.x, 100 * dot.score, s=64 if dot.ours else 16, color=dot.colour, zorder=3 + dot.ours, lw=0)
-    width, height = (float(side) for side in axes.get_figure().get_size_inches() * 72)
-    columns = axes.get_subplotspec().get_gridspec().ncols
     low, high = np.log(axes.get_xlim())
     points = [
         (
-            float((np.log(dot.x) - low) / (high - low)) * 0.88 * width / columns,
+            float((np.log(dot.x) - low) / (high - low)) * wide,
             (100 * dot.score - min(scores) + air) / (max(scores) - min(scores) + 2 * air) * 0.85 * height,
         )
         for dot in dots
@@ -145,6 +155,11 @@ def _font(dot: Dot) -> float:
     return 9.0 if dot.ours else 7.0
 
 
+def _name_width(dot: Dot) -> float:
+    """Points, estimated from the letters."""
+    return 0.58 * _font(dot) * len(dot.name)
+
+
 def name_places(
     dots: Sequence[Dot], points: Sequence[tuple[float, float]]
 ) -> list[tuple[Dot, tuple[float, float, str]]]:
@@ -156,7 +171,7 @@ def name_places(
     placed = []
     for index in sorted(range(len(dots)), key=lambda index: (not dots[index].ours, -dots[index].score)):
         dot, (x, y) = dots[index], points[index]
-        wide, high, away = 0.58 * _font(dot) * len(dot.name), 1.1 * _font(dot), 7.0 if dot.ours else 4.0
+        wide, high, away = _name_width(dot), 1.1 * _font(dot), 7.0 if dot.ours else 4.0
         choices = [(away, 0.0, "left"), (-away, 0.0, "right"), (0.0, high, "center"), (0.0, -high, "center")]
         choices += [
             (step * away, rise * high, side) for step, side in ((1, "left"), (-1, "right")) for rise in (0.8, -0.8)
@@ -181,11 +196,15 @@ def _cover(a: tuple[float, float, float, float], b: tuple[float, float, float, f
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _count_ticks(axes: Any, values: Sequence[float]) -> None:
-    low, high = min(values), max(values)
-    steps = (1, 2, 5) if high / low > 30 else (1, 1.5, 2, 3, 4, 5, 7)
-    ticks = [m * 10.0**e for e in range(13) for m in steps if low / 1.5 <= m * 10.0**e <= high * 1.8]
-    axes.set_xticks(ticks, [short(tick) for tick in ticks])
+def _count_ticks(axes: Any) -> None:
+    """Three round numbers or more along a logarithmic axis, however short it is."""
+    low, high = axes.get_xlim()
+    found: list[float] = []
+    for steps in _TICKS:
+        found = [step * 10.0**power for power in range(13) for step in steps if low <= step * 10.0**power <= high]
+        if len(found) >= 3:
+            break
+    axes.set_xticks(found, [short(tick) for tick in found])
     axes.minorticks_off()
 
 
@@ -196,9 +215,9 @@ def dimensions(lines: Mapping[tuple[str, str], Mapping[int, float]], palette: Ma
     ends = [100 * line[max(line)] for line in lines.values()]
     every = [100 * score for line in lines.values() for score in line.values()]
     air = max(0.05 * (max(every) - min(every)), 0.5)
-    axes.set_ylim(min(every) - air, max(every) + air)
     widest = max(max(line) for line in lines.values())
     places = spread(ends, (max(every) - min(every) + 2 * air) * 0.05)
+    axes.set_ylim(min(*every, *places) - air, max(*every, *places) + air)  # names beside the axes, not below them
     for ((model, precision), line), place in zip(lines.items(), places, strict=True):
         colour, name = palette[model], model if precision == "float" else f"{model}, {precision}"
         xs, ys = list(line), [100 * score for score in line.values()]
@@ -216,7 +235,7 @@ def dimensions(lines: Mapping[tuple[str, str], Mapping[int, float]], palette: Ma
 def students(panels: Mapping[str, Sequence[Pair]]) -> Any:
     """One panel a student: its score and its teacher's on every task, the largest loss first."""
     length = max(len(pairs) for pairs in panels.values())
-    drawn, grid = figure(4.5 * len(panels) + 0.3, 0.21 * length + 1.4, 1, len(panels))
+    drawn, grid = figure(4.5 * len(panels) + 0.3, 0.21 * length + 1.4, 1, len(panels), sharex=True)
     for axes, (title, pairs) in zip(grid.flat, panels.items(), strict=True):
         ordered = sorted(pairs, key=lambda pair: pair.student - pair.teacher)
         heights = np.arange(len(ordered))
@@ -225,7 +244,7 @@ def students(panels: Mapping[str, Sequence[Pair]]) -> Any:
         axes.scatter(teacher, heights, s=24, facecolor="none", edgecolor=INK, linewidth=1.1, label="teacher", zorder=3)
         axes.scatter(student, heights, s=24, color="#3f7fdc", linewidth=0, label="student", zorder=4)
         axes.set_yticks(heights, [pair.name for pair in ordered])
-        axes.set(title=title, ylim=(len(ordered) - 0.4, -0.6), xlabel="score")
+        axes.set(title=_wrapped(title, 56), ylim=(len(ordered) - 0.4, -0.6), xlabel="score")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
     drawn.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
@@ -236,7 +255,7 @@ def students(panels: Mapping[str, Sequence[Pair]]) -> Any:
 def significance(columns: Mapping[str, Sequence[PairedTest]]) -> Any:
     """A forest: one column a pair of models, one row a task, mean difference and 95% interval, clear ones in colour."""
     names = list(dict.fromkeys(test.task or "mean of tasks" for tests in columns.values() for test in tests))
-    drawn, grid = figure(2.4 + 3.1 * len(columns), 0.23 * len(names) + 1.2, 1, len(columns), sharey=True)
+    drawn, grid = figure(2.4 + 3.1 * len(columns), 0.23 * len(names) + 1.2, 1, len(columns), sharex=True, sharey=True)
     for axes, (title, tests) in zip(grid.flat, columns.items(), strict=True):
         for test in tests:
             row, overall = names.index(test.task or "mean of tasks"), test.task is None
@@ -245,7 +264,7 @@ def significance(columns: Mapping[str, Sequence[PairedTest]]) -> Any:
             axes.plot([low, high], [row, row], color=colour, linewidth=3.2 if overall else 1.6, solid_capstyle="butt")
             axes.scatter(mean, row, s=44 if overall else 18, color=colour, linewidth=0, zorder=3)
         axes.axvline(0, color=INK, linewidth=0.9)
-        axes.set(title=title, xlabel="difference in score")
+        axes.set(title=_wrapped(title, 38), xlabel="difference in score")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
     grid[0, 0].set_yticks(range(len(names)), names)

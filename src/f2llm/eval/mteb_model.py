@@ -10,38 +10,38 @@ has none for a task those of the task's type, of the task itself, and of its cla
 up). A query reads "Instruct: {instruction}\\nQuery: {text}", a document stays bare; the texts of a symmetric task
 (STS, bitext, classification, clustering, pairs) are all queries.
 
-Precision: int8 is one scale a vector, its largest number over 127, rounded to even; binary is the sign alone (above
-zero is 1). Both come back as float32, so any of mteb's evaluators reads them: cosines are those of the stored numbers.
+Vectors of a coarser precision (`model.vectors.quantize`) come back as float32, so any of mteb's evaluators reads them:
+cosines are those of the stored numbers.
 
 Limits: float32; text only; a model that needs code of its own is refused, not run.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
 
-from f2llm.core.errors import ConfigError, DataError, ModelError
+from f2llm.core.errors import ConfigError, ModelError
 from f2llm.core.extras import optional
-from f2llm.core.files import digest_json, digest_tree, read_json
+from f2llm.core.files import digest_json, digest_tree
 from f2llm.core.log import warn
 from f2llm.eval.mteb_cache import VectorStore
 from f2llm.eval.mteb_tasks import task_names
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
-from f2llm.model.vectors import Vectors, truncate
+from f2llm.model.vectors import Precision, Vectors, dequantize, quantize, truncate
 from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt, with_prompt
 
-Precision = Literal["float32", "int8", "binary"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_TABLE = 'give one table of texts, such as {"STS": "Retrieve similar text."}'
 REGISTERED = "codefuse-ai/F2LLM-v2-0.6B"
 # Files that do not change a vector: cards, reference vectors, exports for other programs.
 _NOT_THE_MODEL = ("README.md", checkpoint.REFERENCES, "onnx", "openvino")
@@ -73,13 +73,13 @@ def read_instructions(path: Path) -> dict[str, str]:
     "" means no instruction. ConfigError for a file that is no such table and for a key that names nothing.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8")) if path.suffix == ".toml" else read_json(path)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, DataError) as error:
-        raise ConfigError(f"--instructions {path} cannot be read: {error}") from None
+        text = path.read_text("utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:  # all that the two parsers raise are of the second kind
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--instructions {path} cannot be read: {reason}; {_TABLE}") from None
     if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
-        raise ConfigError(
-            f'--instructions {path}: give one table of texts, such as {{"STS": "Retrieve similar text."}}'
-        )
+        raise ConfigError(f"--instructions {path} holds something else; {_TABLE}")
     types = get_args(optional("mteb.abstasks.task_metadata", "eval").TaskType)
     unknown = sorted(content.keys() - {*types, "query", *task_names()})
     if unknown:
@@ -107,20 +107,6 @@ def instruction(metadata: Any, prompt_type: str | None, table: Mapping[str, str]
 def _originals(metadata: Any) -> list[str]:
     """The tasks that a task unknown to mteb, such as a local mirror, was made from."""
     return [] if metadata.name in task_names() else list(metadata.adapted_from or [])
-
-
-def quantised(vectors_ND: Vectors, precision: Precision) -> Vectors:
-    """What a store at `precision` gives back of `vectors_ND`, in float32; a zero vector stays zero in int8."""
-    if precision == "int8":
-        scale_N1 = np.abs(vectors_ND).max(axis=1, keepdims=True, initial=0) / np.float32(127)
-        steps_ND: Vectors = np.rint(vectors_ND / np.where(scale_N1 > 0, scale_N1, 1)).astype(np.float32)
-        back_ND: Vectors = steps_ND * scale_N1
-        return back_ND
-    if precision == "binary":
-        one = np.float32(1 / np.sqrt(max(vectors_ND.shape[1], 1)))  # unit length, as the vectors of the model
-        signs_ND: Vectors = np.where(vectors_ND > 0, one, -one)
-        return signs_ND
-    return vectors_ND
 
 
 @dataclass
@@ -164,7 +150,7 @@ class InstructSource:
     """A Qwen3 directory in `model.embedder`, with an instruction before each query."""
 
     def __init__(self, directory: Path, instructions: Mapping[str, str]) -> None:
-        self.embedder = Embedder.load(directory, device=_device())
+        self.embedder = Embedder.load(directory, device=device())
         self.instructions = {**registered_instructions(), **instructions}
         self.width, self.matryoshka_dims = self.embedder.dims, self.embedder.matryoshka_dims
         self.max_seq_length = self.embedder.max_seq_length
@@ -192,12 +178,7 @@ class WrappedSource:
     """Any directory of sentence-transformers, in mteb's own wrapper."""
 
     def __init__(self, directory: Path) -> None:
-        package = optional("sentence_transformers", "eval")
-        try:
-            model = package.SentenceTransformer(str(directory), device=_device(), trust_remote_code=False)
-        except Exception as error:  # of transformers, safetensors and the modules that the directory names
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"{directory} cannot be read by sentence-transformers: {reason}") from None
+        model = sentence_transformer(directory)
         wrapper = optional("mteb.models.sentence_transformer_wrapper", "eval").SentenceTransformerEncoderWrapper
         self.wrapper = wrapper(model)
         # The method's name has changed; older versions know the second only.
@@ -222,14 +203,9 @@ class WrappedSource:
             batch_size=32, show_progress_bar=False,
         )  # fmt: skip
         seconds, prompt = time.perf_counter() - started, self.prompt(metadata, _value(prompt_type))
-        lengths = self._lengths([prompt + text for text in texts])
-        limit = self.max_seq_length or max(lengths, default=0)
-        tokens, cut = sum(min(length, limit) for length in lengths), sum(length > limit for length in lengths)
+        tokens, cut = tokens_read(self.wrapper.model, [prompt + text for text in texts])
         self.speed.add(len(texts), tokens, cut, seconds)
         return np.asarray(found, dtype=np.float32)
-
-    def _lengths(self, texts: list[str]) -> list[int]:
-        return [len(ids) for ids in self.wrapper.model.tokenizer(texts, verbose=False)["input_ids"]]
 
     def similarity(self, a: Any, b: Any) -> Any:
         return self.wrapper.similarity(a, b)
@@ -238,11 +214,29 @@ class WrappedSource:
         return self.wrapper.similarity_pairwise(a, b)
 
 
+def sentence_transformer(directory: Path) -> Any:
+    """The model of a directory of sentence-transformers; ModelError where that package cannot read it."""
+    package = optional("sentence_transformers", "eval")
+    try:
+        return package.SentenceTransformer(str(directory), device=device(), trust_remote_code=False)
+    except Exception as error:  # of transformers, safetensors and the modules that the directory names
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{directory} cannot be read by sentence-transformers: {reason}") from None
+
+
+def tokens_read(model: Any, texts: list[str]) -> tuple[int, int]:
+    """How many tokens of the texts a model of sentence-transformers reads, and how many texts it cuts."""
+    lengths = [len(ids) for ids in model.tokenizer(texts, verbose=False)["input_ids"]]
+    limit = int(model.max_seq_length or 0) or max(lengths, default=0)
+    return sum(min(length, limit) for length in lengths), sum(length > limit for length in lengths)
+
+
 class MtebModel:
     """The encoder that mteb's evaluators call: the vectors of one model at one dimension and one precision.
 
-    `name` and `digest` say which model; the digest is over the files that make its vectors. `dim` is None for the full
-    width, of which the vectors are as the model gives them; shorter ones are cut and brought to unit length.
+    `directory`, `name` and `digest` say which model; the digest is over the files that make its vectors. `dim` is None
+    for the full width, of which the vectors are as the model gives them; shorter ones are cut and brought to unit
+    length.
     """
 
     def __init__(
@@ -250,12 +244,13 @@ class MtebModel:
         source: Source,
         store: VectorStore,
         *,
+        directory: Path,
         name: str,
         digest: str,
         dim: int | None = None,
         precision: Precision = "float32",
     ) -> None:
-        self.source, self.store, self.name, self.digest = source, store, name, digest
+        self.source, self.store, self.directory, self.name, self.digest = source, store, directory, name, digest
         self.dim, self.precision = dim, precision
         self.mteb_model_meta = optional("mteb.models", "eval").ModelMeta.create_empty(
             overwrites={"name": f"local/{name}", "revision": digest, "embed_dim": dim or source.width}
@@ -263,7 +258,10 @@ class MtebModel:
 
     def at(self, dim: int | None, precision: Precision) -> MtebModel:
         """The same model at another dimension or precision; the vectors are shared."""
-        return MtebModel(self.source, self.store, name=self.name, digest=self.digest, dim=dim, precision=precision)
+        return MtebModel(
+            self.source, self.store, directory=self.directory, name=self.name, digest=self.digest, dim=dim,
+            precision=precision,
+        )  # fmt: skip
 
     def encode(
         self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, prompt_type: Any = None, **_: Any
@@ -272,7 +270,7 @@ class MtebModel:
         texts = [text for batch in inputs for text in batch["text"]]
         encode = partial(self.source.encode, metadata=task_metadata, prompt_type=prompt_type)
         full_ND = self.store.vectors(self._key(task_metadata, _value(prompt_type)), texts, encode)
-        return quantised(full_ND if self.dim is None else truncate(full_ND, self.dim), self.precision)
+        return dequantize(quantize(full_ND if self.dim is None else truncate(full_ND, self.dim), self.precision))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         return self.source.similarity(embeddings1, embeddings2)
@@ -293,16 +291,15 @@ def load_model(
     directory = checkpoint.resolve(model)
     instructions = read_instructions(instructions_file) if instructions_file else {}
     source: Source
-    if _is_qwen3(directory):
+    if is_qwen3(directory):
         source = InstructSource(directory, instructions)
     else:
         source = WrappedSource(directory)
         if instructions:
             warn(f"{directory} is no decoder with instructions: --instructions does not apply to it")
     digest = model_digest(directory)
-    return MtebModel(
-        source, VectorStore(store / digest[:16], source.width), name=name or _name_of(directory), digest=digest
-    )
+    vectors = VectorStore(store / digest[:16], source.width)
+    return MtebModel(source, vectors, directory=directory, name=name or _name_of(directory), digest=digest)
 
 
 def model_digest(directory: Path) -> str:
@@ -332,7 +329,8 @@ def _has_config(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-def _is_qwen3(directory: Path) -> bool:
+def is_qwen3(directory: Path) -> bool:
+    """True for a directory that runs in `model.embedder`, False for one of sentence-transformers, else ModelError."""
     if _has_config(directory) and checkpoint.read_config(directory).get("model_type") == "qwen3":
         return True
     if (directory / "modules.json").is_file():
@@ -352,5 +350,6 @@ def _value(prompt_type: Any) -> str | None:
     return None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))
 
 
-def _device() -> str:
+def device() -> str:
+    """Where models run."""
     return "cuda" if torch.cuda.is_available() else "cpu"

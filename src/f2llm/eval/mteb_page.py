@@ -17,6 +17,7 @@ from f2llm.eval.significance import PairedTest
 Content = Mapping[str, Any]
 BYTES = {"float": 4.0, "int8": 1.0, "uint8": 1.0, "binary": 1 / 8, "ubinary": 1 / 8}  # of one dimension
 MANY_TASKS = 40  # more than these are not drawn in pictures with a row for each task
+_NOT_BEATEN = "The dashed line joins the models that no other beats in both."
 PANELS = 4  # pairs of models side by side in one picture
 
 
@@ -222,8 +223,7 @@ def _models(content: Content, pictures: Mapping[str, str]) -> str:
     kinds = sorted({line["task_type"] for line in content["groups"][0]["lines"]})
     columns = [
         Column("model", number=False), Column("mean", "over tasks"), Column("types", "mean over types"),
-        Column("unflagged", "tasks only"), *(Column(kind) for kind in kinds), Column("parameters"), Column("dims"),
-        Column("tokens/s"), Column("memory", "MB"), Column("failed", "tasks"),
+        Column("unflagged", "tasks only"), *(Column(kind) for kind in kinds), Column("failed", "tasks"),
     ]  # fmt: skip
     top = {kind: max(model["by_type"][kind] for model in content["models"]) for kind in kinds}
     palette, rows = _palette(content), []
@@ -233,22 +233,47 @@ def _models(content: Content, pictures: Mapping[str, str]) -> str:
             Cell(f'{dot}<span title="{escape(m["model"])}">{escape(short_name(m["model"]))}</span>'),
             score(m["mean"]), score(m["mean_of_types"]), score(m["mean_unflagged"]),
             *(score(m["by_type"][kind], m["by_type"][kind] == top[kind]) for kind in kinds),
-            _count(m["parameters"]), _count(m["dims"], str), _count(m["tokens_per_second"]), _count(m["memory_mb"]),
             Cell(str(m["failed"]), m["failed"]),
         ]  # fmt: skip
         rows.append(("", cells))
     size, front = pictures.get("sizes"), pictures.get("pareto")
+    grey = any(not point["ours"] for point in content["sizes"]["points"])
+    published = "; grey: published models with all of these tasks" if grey else ""
     return (
         "<p>Means over the tasks that all models have a score for. A flagged task is one whose texts, or texts near "
         "to them, are in training data, or which is scored on a training split.</p>\n"
         + table(columns, rows)
-        + (figure(size, "Quality against size; grey: published models with all of these tasks.") if size else "")
-        + (
-            figure(front, "Quality against speed and memory. No model beats one on the dashed line in both.")
-            if front
-            else ""
-        )
+        + _costs(content)
+        + (figure(size, f"Quality against size{published}.") if size else "")
+        + (figure(front, f"Quality against speed and memory. {_NOT_BEATEN}{_memory(content)}") if front else "")
     )
+
+
+def _costs(content: Content) -> str:
+    """The table of what each model costs; apart from the scores, so that neither is wider than a screen."""
+    columns = [
+        Column("model", number=False), Column("parameters"), Column("dims"), Column("weights", "MB on disk"),
+        Column("memory", "MB, encoding"), Column("before", "MB, nothing loaded"), Column("tokens/s"),
+    ]  # fmt: skip
+    rows = [
+        ("", [
+            Cell(escape(short_name(m["model"]))), _count(m["parameters"]), _count(m["dims"], str),
+            _count(m["weights_mb"], "{:,.1f}".format), _count(m["memory_mb"]), _count(m["memory_before_mb"]),
+            _count(m["tokens_per_second"]),
+        ])
+        for m in content["models"]
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def _memory(content: Content) -> str:
+    """What the figures of memory are of."""
+    before = [m["memory_before_mb"] for m in content["models"] if m["memory_before_mb"]]
+    if not before:
+        return ""
+    low, high = f"{min(before):,.0f}", f"{max(before):,.0f}"
+    alone = low if low == high else f"{low} to {high}"
+    return f" Memory is that of the whole process while it encodes; Python and libraries alone take {alone} MB."
 
 
 def _count(value: float | None, words: Any = charts.short) -> Cell:
@@ -437,9 +462,11 @@ def _failed(content: Content) -> str:
 
 
 def _reproduce(content: Content) -> str:
-    facts = {"Hardware": content["hardware"], "Date": content["date"]} | {
-        f"Weights of {short_name(m['model'])}": m["digest"] for m in content["models"]
-    }
+    facts = (
+        {"Hardware": content["hardware"], "Date": content["date"]}
+        | {f"Weights of {short_name(m['model'])}": m["digest"] for m in content["models"]}
+        | {f"Memory and speed of {short_name(m['model'])}": m["measured"] for m in content["models"]}
+    )
     rows = [("", [Cell(escape(name)), Cell(escape(value))]) for name, value in facts.items() if value]
     command = f"<pre>{escape(content['command'])}</pre>\n" if content["command"] else ""
     return command + table([Column("fact", number=False), Column("value", number=False)], rows)

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from f2llm.core.errors import DataError
-from f2llm.core.files import atomic_path, write_json, write_text
+from f2llm.core.files import write_text
+from f2llm.core.machine import hardware
 from f2llm.eval import by_language
 from f2llm.eval.by_language import SubsetLanguages
 from f2llm.eval.compare import Comparison, Group, compare
+from f2llm.eval.html import write_page
 from f2llm.eval.mteb_page import draw_figures, render
 from f2llm.eval.published import published_models
-from f2llm.eval.report import hardware
 from f2llm.eval.results import QUANTISED, Run, TaskResult, group_runs, read_records, widest
 from f2llm.eval.significance import PairedTest, compare_runs
 
@@ -31,16 +32,20 @@ MIN_PUBLISHED = 3  # complete published models that a benchmark needs to be the 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What results do not tell of a model: its size, its teacher (a model's name), memory while it encodes.
+    """What results do not tell of a model: its size, its teacher (by the name it was evaluated under), its footprint.
 
-    `tokens_per_second` is that of its results where it is not given.
+    MB are of 2**20 bytes: `memory_mb` while it encodes, Python and libraries included, which alone take
+    `memory_before_mb`; `weights_mb` on disk. `tokens_per_second` is that of its results where it is not given.
     """
 
     parameters: int | None = None
     dims: int | None = None
+    weights_mb: float | None = None
     memory_mb: float | None = None
+    memory_before_mb: float | None = None
     tokens_per_second: float | None = None
     teacher: str | None = None
+    measured: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,29 +68,34 @@ class MtebReportData:
 
 def stated(paths: Iterable[Path | str]) -> tuple[dict[str, ModelFacts], dict[str, dict[str, list[str]]]]:
     """What files of results say beside the results: facts by model, and the languages of each task's subsets."""
-    facts: dict[str, ModelFacts] = {}
+    about: dict[str, Mapping[str, Any]] = {}
     subsets: dict[str, dict[str, list[str]]] = {}
     for entry in (entry for path in map(Path, paths) for _, entry in read_records(path)):
-        about = entry.get("model_facts") or {}
-        if about:
-            facts[entry["model"]] = ModelFacts(parameters=about.get("parameters"), dims=about.get("width"))
+        if entry.get("model_facts"):
+            about[entry["model"]] = entry["model_facts"]
         subsets.setdefault(entry["task"], {}).update(entry.get("languages") or {})
-    return facts, subsets
+    names = {facts["weights_sha256"]: model for model, facts in about.items() if facts.get("weights_sha256")}
+    return {model: _facts(facts, names) for model, facts in about.items()}, subsets
+
+
+def _facts(about: Mapping[str, Any], names: Mapping[str, str]) -> ModelFacts:
+    """Facts out of `model_facts` of a result; `names` is digest of weights -> model that was evaluated."""
+    footprint, teacher = about.get("footprint") or {}, about.get("teacher") or {}
+    measured = (footprint.get(key) for key in ("hardware", "device", "date"))
+    return ModelFacts(
+        parameters=about.get("parameters"), dims=about.get("width"), teacher=names.get(str(teacher.get("weights"))),
+        **{key: footprint.get(key) for key in ("weights_mb", "memory_mb", "memory_before_mb", "tokens_per_second")},
+        measured=", ".join(filter(None, measured)),
+    )  # fmt: skip
 
 
 def write_mteb_report(out_dir: Path | str, data: MtebReportData) -> Path:
     """Write everything into `out_dir`; returns the path of the page. DataError where the models share no task."""
     out = Path(out_dir)
     content = collect(data)
-    figures = draw_figures(content)
-    for name, (picture, _) in figures.items():
-        with atomic_path(out / "figures" / f"{name}.png") as temporary:
-            temporary.write_bytes(picture)
     for name, rows in csv_tables(content).items():
         write_text(out / "tables" / f"{name}.csv", _csv(rows))
-    write_json(out / "report.json", content)
-    write_text(out / "report.html", render(content, {name: drawing for name, (_, drawing) in figures.items()}))
-    return out / "report.html"
+    return write_page(out, content, draw_figures(content), render)
 
 
 def collect(data: MtebReportData) -> dict[str, Any]:
@@ -125,7 +135,8 @@ def _model(run: Run, own: Group, facts: ModelFacts) -> dict[str, Any]:
         "model": run.label, "path": run.model, "digest": run.model_digest, "mean": row.mean,
         "mean_of_types": row.mean_of_types, "mean_unflagged": row.mean_unflagged, "by_type": dict(row.mean_by_type),
         "borda_rank": row.borda_rank, "parameters": facts.parameters, "dims": run.dims or facts.dims,
-        "memory_mb": facts.memory_mb, "tokens_per_second": facts.tokens_per_second or _speed(run),
+        "weights_mb": facts.weights_mb, "memory_mb": facts.memory_mb, "memory_before_mb": facts.memory_before_mb,
+        "tokens_per_second": facts.tokens_per_second or _speed(run), "measured": facts.measured,
         "teacher": facts.teacher, "tasks": len(run.scores()), "failed": len(run.failures()),
     }  # fmt: skip
 
@@ -212,8 +223,9 @@ def _result(found: TaskResult, flags: Mapping[str, str]) -> dict[str, Any]:
 
 def csv_tables(content: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Name -> rows of the CSV files, long where a table would need a column for each model."""
-    plain = ("model", "parameters", "dims", "memory_mb", "tokens_per_second", "teacher", "mean", "mean_of_types",
-             "mean_unflagged", "borda_rank", "tasks", "failed")  # fmt: skip
+    plain = ("model", "parameters", "dims", "weights_mb", "memory_mb", "memory_before_mb", "tokens_per_second",
+             "measured", "teacher", "mean", "mean_of_types", "mean_unflagged", "borda_rank", "tasks",
+             "failed")  # fmt: skip
     scored = ("model", "model_digest", "dims", "precision", "task", "task_type", "split", "revision", "main_score",
               "seconds", "tokens_per_second", "flag", "error")  # fmt: skip
     found = {

@@ -36,9 +36,11 @@ from f2llm.core.extras import optional
 from f2llm.core.files import digest_json, read_json, write_json
 from f2llm.core.log import track, warn
 from f2llm.eval import mteb_tasks
-from f2llm.eval.mteb_model import PRECISIONS, MtebModel, Precision, load_model, nested_dims
-from f2llm.eval.results import NOT_A_NUMBER, TaskResult
+from f2llm.eval.footprint import model_facts
+from f2llm.eval.mteb_model import MtebModel, load_model, nested_dims
+from f2llm.eval.results import NOT_A_NUMBER, TaskResult, result_of
 from f2llm.model.checkpoint import REFERENCE_TEXTS
+from f2llm.model.vectors import PRECISIONS, Precision
 
 NOT_STARTED = "not run: --budget leaves no time for it"
 _BATCH = 256
@@ -57,8 +59,8 @@ class ModelRuns:
 
     `dims` are scored besides the full width, the model's matryoshka dimensions for None; each with every one of
     `precisions` ("float32", "int8", "binary"). With `data` the network is never asked: tasks whose rows are not local
-    fail with one line. Further keys of a result's file: metric, scores (split -> subset -> mteb's numbers),
-    instruction, model.
+    fail with one line. `footprint` measures memory and speed of the model, once. Further keys of a result's file:
+    metric, scores (split -> subset -> mteb's numbers), subsets, languages, instruction, mteb_version, model_facts.
 
     ConfigError for a wrong option, ModelError for a model that cannot be read or gives vectors that are not finite.
     """
@@ -74,6 +76,7 @@ class ModelRuns:
         dims: Sequence[int] | None = None,
         precisions: Sequence[str] = ("float32",),
         instructions_file: Path | None = None,
+        footprint: bool = False,
     ) -> None:
         if data is not None:
             mteb_tasks.go_offline()
@@ -81,7 +84,8 @@ class ModelRuns:
             self.model = load_model(model_dir, out_dir / "vectors", name=name, instructions_file=instructions_file)
             nested = nested_dims(self.model.source, dims)
             variants = [Variant(dim, precision) for dim in nested for precision in _checked(precisions)]
-            self.runs = [_TaskRun(task, self.model, variants, out_dir / "results") for task in tasks]
+            facts = model_facts(self.model, measure=footprint)
+            self.runs = [_TaskRun(task, self.model, variants, out_dir / "results", facts) for task in tasks]
 
     def results(self, chosen: Collection[str] | None = None, deadline: float = math.inf) -> list[TaskResult]:
         """Results in the order of the tasks; no task is started that is not in `chosen`, nor after `deadline`.
@@ -118,8 +122,10 @@ def _checked(precisions: Sequence[str]) -> list[Precision]:
 class _TaskRun:
     """One task on one model, in all variants."""
 
-    def __init__(self, task: Any, model: MtebModel, variants: Sequence[Variant], directory: Path) -> None:
-        self.task, self.model, self.variants = task, model, variants
+    def __init__(
+        self, task: Any, model: MtebModel, variants: Sequence[Variant], directory: Path, facts: Mapping[str, Any]
+    ) -> None:
+        self.task, self.model, self.variants, self.facts = task, model, variants, facts
         self.name = str(task.metadata.name)
         revisions = [str(part.metadata.revision) for part in mteb_tasks.parts_of(task)]
         self.revision = revisions[0] if len(revisions) == 1 else digest_json(revisions)[:16]
@@ -137,7 +143,7 @@ class _TaskRun:
             return None
         try:
             content = read_json(path)
-            result = TaskResult(**{key: content[key] for key in TaskResult.__dataclass_fields__})
+            result = result_of(content, path)
             same = content["mteb_version"] == _version() and content["instruction"] == self.instruction()
             same = same and content["subsets"] == list(self.task.hf_subsets)
         except (DataError, KeyError, TypeError):
@@ -150,6 +156,8 @@ class _TaskRun:
 
     def results(self) -> list[TaskResult]:
         found = {variant: self.stored(variant) for variant in self.variants}
+        for variant in (variant for variant, result in found.items() if result is not None):
+            self._refresh(self.path(variant))
         if not all(found.values()):
             found |= self._run([variant for variant, result in found.items() if result is None])
         return [result for result in found.values() if result is not None]
@@ -210,6 +218,7 @@ class _TaskRun:
             error=NOT_A_NUMBER if main_score is None else None,
             scores_by_language=_by_subset(scores),
             scores_by_query=dict(by_query),
+            scores_by_split=_by_split(scores),
             seconds=time.perf_counter() - started,
             tokens_per_second=speed.tokens / speed.seconds if speed.seconds else None,
         )
@@ -224,13 +233,19 @@ class _TaskRun:
             revision=self.revision, split=self.splits, dims=variant.dim, precision=variant.precision, **values,
         )  # fmt: skip
 
+    def _refresh(self, path: Path) -> None:
+        """Add what was not known of the model when a result was written, such as its footprint."""
+        content = read_json(path)
+        before = content.get("model_facts") or {}
+        facts = before | {name: value for name, value in self.facts.items() if value is not None}
+        if facts != before:
+            write_json(path, content | {"model_facts": facts})
+
     def _write(self, variant: Variant, result: TaskResult, scores: Mapping[str, Any]) -> TaskResult:
-        source = self.model.source
-        about = {"parameters": source.parameters, "width": source.width, "max_seq_length": source.max_seq_length}
         more = {
             "metric": self.task.metadata.main_score, "scores": scores, "subsets": list(self.task.hf_subsets),
             "languages": dict(getattr(self.task.metadata, "hf_subsets_to_langscripts", {})),
-            "instruction": self.instruction(), "mteb_version": _version(), "model_facts": about,
+            "instruction": self.instruction(), "mteb_version": _version(), "model_facts": self.facts,
         }  # fmt: skip
         write_json(self.path(variant), asdict(result) | more)
         return result
@@ -305,6 +320,14 @@ def _by_subset(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -
             values.setdefault(subset, []).append(entry["main_score"])
     means = {subset: _mean(found) for subset, found in values.items()}
     return {subset: value for subset, value in means.items() if value is not None}
+
+
+def _by_split(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, float]]:
+    """Split -> subset -> main score, of those that have one."""
+    return {
+        split: {subset: score for subset, entry in subsets.items() if (score := entry["main_score"]) is not None}
+        for split, subsets in scores.items()
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,8 +8,6 @@ training seeds, for each model is trained once.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from f2llm.core.errors import DataError
-from f2llm.core.files import atomic_path, write_json, write_text
+from f2llm.core.machine import hardware
 from f2llm.eval.by_language import describe
 from f2llm.eval.findings import findings
+from f2llm.eval.html import write_page
 from f2llm.eval.page import draw_figures, render
 from f2llm.eval.significance import paired_bootstrap
 
@@ -98,15 +97,8 @@ class ReportData:
 
 def write_report(out_dir: Path | str, data: ReportData) -> Path:
     """Write report.json, report.html and figures/*.png into `out_dir`; returns the path of the page."""
-    out = Path(out_dir)
     content = collect(data)
-    figures = draw_figures(content)
-    for name, (picture, _) in figures.items():
-        with atomic_path(out / "figures" / f"{name}.png") as temporary:
-            temporary.write_bytes(picture)
-    write_json(out / "report.json", content)
-    write_text(out / "report.html", render(content, {name: drawing for name, (_, drawing) in figures.items()}))
-    return out / "report.html"
+    return write_page(Path(out_dir), content, draw_figures(content), render)
 
 
 def collect(data: ReportData) -> dict[str, Any]:
@@ -266,17 +258,3 @@ def smooth(points: Sequence[tuple[int, float]], keep: int) -> list[tuple[int, fl
     start, end = np.maximum(at - half, 0), np.minimum(at + half + 1, len(losses))
     means = (sums[end] - sums[start]) / (end - start)
     return [(int(step), round(float(mean), 5)) for step, mean in zip(steps[at], means, strict=True)]
-
-
-def hardware() -> str:
-    """Processor, cores and memory of this machine in one line."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass  # not Linux: the platform's own name has to do
-    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return f"{name}, {cores}"
-    return f"{name}, {cores}, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GB memory"

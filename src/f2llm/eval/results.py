@@ -27,6 +27,7 @@ class TaskResult:
     `task_type` is mteb's name of the type. `split` names the splits that the score is a mean over, by spaces. `dims`
     is None for the model's own number. `main_score` and the values of `scores_by_language` (mteb's subset -> score)
     and `scores_by_query` (id -> score, where the task has one score a query) are in 0..1, of correlations -1..1.
+    `scores_by_split` is split -> subset -> score, which a benchmark that takes only some of them needs.
     `seconds` is the task's time, `tokens_per_second` that of encoding; None where all vectors came from a cache.
     """
 
@@ -44,6 +45,7 @@ class TaskResult:
     tokens_per_second: float | None = None
     error: str | None = None
     scores_by_query: Mapping[str, float] = field(default_factory=dict)
+    scores_by_split: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +107,11 @@ def result_of(entry: Mapping[str, Any], file: Path | str) -> TaskResult:
         result = TaskResult(**known)
     except TypeError as error:
         raise DataError(f"{file} is no result of a task ({error}); delete it and evaluate again") from None
-    wrong = next((name for name in _NUMBERS if not _number_or_none(known.get(name))), None) or next(
-        (name for name in ("scores_by_language", "scores_by_query") if not _numbers(known.get(name, {}))), None
-    )
+    sound = {name: _number_or_none(known.get(name)) for name in _NUMBERS}
+    sound |= {name: _numbers(known.get(name, {})) for name in ("scores_by_language", "scores_by_query")}
+    splits = known.get("scores_by_split", {})
+    sound["scores_by_split"] = isinstance(splits, dict) and all(map(_numbers, splits.values()))
+    wrong = next((name for name, good in sound.items() if not good), None)
     if wrong:
         raise DataError(f"{file}: {wrong} is {known[wrong]!r}, not a number; delete the file and evaluate again")
     if result.main_score is not None and not math.isfinite(result.main_score):

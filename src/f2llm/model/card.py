@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from f2llm.core.languages import language
 from f2llm.model.sizes import Shape
 
 _TAGS = "[sentence-transformers, feature-extraction, multilingual, matryoshka, f2llm]"
+_TEACHER = "distilled_from"
 _SHOWN = 5  # languages of the lowest score
 
 
@@ -30,6 +34,14 @@ class Scores:
     macro: float
     by_dim: Mapping[int, float]
     by_language: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a model was distilled from: the name it had then, and `model.weights.weights_digest` of its directory."""
+
+    name: str
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class CardFacts:
     dims: Sequence[int]
     max_seq_length: int
     shape: Shape
+    teacher: Teacher | None = None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -63,7 +76,7 @@ def model_card(facts: CardFacts) -> str:
     smaller = ", ".join(map(str, facts.dims[:-1]))
     cut = f"may be cut to {smaller} and normalised again" if smaller else "were not trained to be cut"
     history = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(facts.history, start=1))
-    return f"""{_header(facts.license, facts.languages)}
+    return f"""{_header(facts.license, facts.languages, facts.teacher)}
 # {facts.name}
 
 A text embedding model of {shape.parameters:,} parameters ({shape.embedding_parameters:,} of them the token table):
@@ -133,11 +146,24 @@ Check this directory at any time with `f2llm doctor`.
 """
 
 
-def _header(license: str | None, languages: Mapping[str, int]) -> str:
+def read_teacher(directory: Path) -> Teacher | None:
+    """The teacher that the card of a model directory names; None where there is no card, or none in it."""
+    from huggingface_hub import metadata_load
+
+    try:
+        stated: Any = (metadata_load(directory / "README.md") or {}).get(_TEACHER)
+        return Teacher(str(stated["name"]), str(stated["weights_sha256"])) if stated else None
+    except Exception:  # no file, no YAML (of a package that is not ours), another form: a card is free text
+        return None
+
+
+def _header(license: str | None, languages: Mapping[str, int], teacher: Teacher | None = None) -> str:
     codes = sorted({found for tag in languages if (found := language(tag).iso639_3)})
     lines = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity", f"tags: {_TAGS}"]
     lines += [f"license: {license}"] if license else []
     lines += [f"language: [{', '.join(f'{code!r}' for code in codes)}]"] if codes else []
+    if teacher:  # not base_model, which on the hub means the weights that training began with
+        lines.append(f"{_TEACHER}: {{name: {json.dumps(teacher.name)}, weights_sha256: {json.dumps(teacher.weights)}}}")
     return "\n".join(["---", *lines, "---", ""])
 
 

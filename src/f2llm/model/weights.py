@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from f2llm.core.errors import DataError, ModelError
-from f2llm.core.files import read_json
+from f2llm.core.files import digest_file, digest_json, read_json
 from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape
 
@@ -111,6 +111,12 @@ def weight_files(directory: Path) -> list[Path]:
         if Path(name).name != name or not (directory / name).is_file():
             raise ModelError(f"{INDEX} names the shard {name!r}, which is not in {directory}; copy the model again")
     return [directory / name for name in names]
+
+
+def weights_digest(directory: Path) -> str:
+    """SHA-256 of a directory's weights: of the single file, as hubs show it, or over those of the shards."""
+    digests = [digest_file(path) for path in weight_files(directory)]
+    return digests[0] if len(digests) == 1 else digest_json(digests)
 
 
 def read_tensors(files: Sequence[Path], decoder: Decoder, dtype: torch.dtype, device: str) -> dict[str, Tensor]:

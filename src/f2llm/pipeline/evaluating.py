@@ -13,9 +13,11 @@ from rich.table import Table
 from f2llm.core.errors import ConfigError
 from f2llm.core.log import log, warn
 from f2llm.eval.local_tasks import local_tasks
+from f2llm.eval.mteb_model import is_qwen3
 from f2llm.eval.mteb_run import ModelRuns
 from f2llm.eval.mteb_tasks import choose_tasks, family, go_offline, parse_budget, unknown_to_mteb, within_budget
 from f2llm.eval.results import TaskResult
+from f2llm.model import checkpoint
 
 
 def family_listing(name: str) -> dict[str, Any]:
@@ -35,12 +37,13 @@ def evaluate_models(
     precisions: Sequence[Any] = ("float32",),
     budget: str | None = None,
     instructions: Path | None = None,
+    footprint: bool = True,
 ) -> dict[str, list[TaskResult]]:
     """Results by model; each model's files lie in `out/NAME`, and what is there is not computed again.
 
     `data`: tasks come from local files, and nothing is asked of the network. `budget`, such as "30m", is for all models
-    together: the same tasks for each, the cheapest that fit, and none is started after it is spent. ConfigError where
-    no task is named.
+    together: the same tasks for each, the cheapest that fit, and none is started after it is spent. `footprint`
+    measures memory and speed of each model once. ConfigError where no task is named.
     """
     if data is not None:
         go_offline()
@@ -48,13 +51,17 @@ def evaluate_models(
     chosen = choose_tasks(tasks=tasks, benchmarks=benchmarks, family_name=family_name, local=local)
     if not chosen:
         raise ConfigError("no task is named; give --task, --benchmark, --family, or --data for the local ones")
+    directories = [checkpoint.resolve(model) for model in models]
+    for directory in directories:
+        is_qwen3(directory)  # a wrong one is told before the first is evaluated
     if family_name is not None and (unknown := unknown_to_mteb(family(family_name))):
         warn(f"the installed mteb does not know {len(unknown)} of the tasks: {', '.join(unknown[:5])}")
     seconds = parse_budget(budget) if budget else None
-    options = {"data": data, "dims": dims, "precisions": precisions, "instructions_file": instructions}
+    options: dict[str, Any] = {"data": data, "dims": dims, "precisions": precisions, "footprint": footprint}
+    options["instructions_file"] = instructions
     run = {
-        name: partial(ModelRuns, model, chosen, out / name, name=name, **options)
-        for name, model in zip(_names(models), models, strict=True)
+        name: partial(ModelRuns, directory, chosen, out / name, name=name, **options)
+        for name, directory in zip(_names(models), directories, strict=True)
     }
     plan = None if seconds is None else _within_budget(run, seconds)
     found = {}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from f2llm.core.config import Recipe, RecipeFile
 from f2llm.core.files import digest_file, read_json
 from f2llm.model import checkpoint
-from f2llm.model.card import CardFacts, Scores, SourceFacts, model_card
+from f2llm.model.card import CardFacts, Scores, SourceFacts, Teacher, model_card
 from f2llm.model.sizes import Shape
+from f2llm.model.weights import weights_digest
 from f2llm.pipeline.checks import holds_out, trained_dims
 from f2llm.pipeline.data_steps import recipe_tokenizer
 from f2llm.pipeline.runner import Workplace
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def export_model(place: Workplace, recipe: Recipe, file: RecipeFile, export: Export) -> None:
     """Weights -> a directory that sentence-transformers, transformers and f2llm load."""
-    decoder = checkpoint.load(place.artifact(export.weights) / "model")
+    decoder = checkpoint.load(place.weights(export.weights))
     checkpoint.save(
         decoder,
         place.directory / "model",
@@ -69,7 +70,15 @@ def _facts(place: Workplace, recipe: Recipe, file: RecipeFile, export: Export, s
         dims=trained_dims(recipe, export.model),
         max_seq_length=recipe.tokenizer.max_seq_length,
         shape=shape,
+        teacher=_teacher(place, export),
     )
+
+
+def _teacher(place: Workplace, export: Export) -> Teacher | None:
+    """What the card says of the teacher; its digest is that of the teacher's own export, which has the same bytes."""
+    if export.teacher is None:
+        return None
+    return Teacher(str(export.model.teacher), weights_digest(place.weights(export.teacher)))
 
 
 def _rows(counts: Mapping[str, Mapping[str, list[int]]], source: str) -> int:

@@ -54,6 +54,7 @@ class Export:
     model: ModelConfig
     role: str  # family | ablation | intermediate
     stage: int  # last stage trained: 0 pruned and not trained yet, 1, 2
+    teacher: str | Path | None = None  # the step that made its teacher's weights, or their directory
 
 
 def exports(recipe: Recipe, file: RecipeFile) -> list[Export]:
@@ -65,7 +66,8 @@ def exports(recipe: Recipe, file: RecipeFile) -> list[Export]:
         if model.stages == [1, 2]:
             found.append(Export(f"{model.name}-preview", f"train/{model.name}/stage1", model, "intermediate", 1))
         last = max(model.stages)
-        found.append(Export(model.name, f"train/{model.name}/stage{last}", model, model.role, last))
+        teacher = _teacher_weights(recipe, file, model.teacher) if model.teacher and last == 2 else None
+        found.append(Export(model.name, f"train/{model.name}/stage{last}", model, model.role, last, teacher))
     return found
 
 
@@ -255,11 +257,14 @@ def _export_steps(recipe: Recipe, file: RecipeFile, export: Export) -> list[Step
     evaluation_step = f"evaluate/{export.name}"
     score = partial(evaluation.evaluate_model, recipe=recipe, export=export)
     run = partial(exporting.export_model, recipe=recipe, file=file, export=export)
+    inputs = ["tokenizer", export.weights, "clean"]
+    taught = [export.teacher] if isinstance(export.teacher, str) else []
+    files = [export.teacher] if isinstance(export.teacher, Path) else []
     if not holds_out(recipe):
-        return [Step(f"export/{export.name}", run, config, ["tokenizer", export.weights, "clean"])]
+        return [Step(f"export/{export.name}", run, config, [*inputs, *taught], files)]
     return [
-        Step(evaluation_step, score, scored, ["tokenizer", export.weights, "clean"]),
-        Step(f"export/{export.name}", run, config, ["tokenizer", export.weights, "clean", evaluation_step]),
+        Step(evaluation_step, score, scored, inputs),
+        Step(f"export/{export.name}", run, config, [*inputs, evaluation_step, *taught], files),
     ]
 
 

@@ -13,7 +13,6 @@ never thrown away: where the fingerprint has changed, the training itself refuse
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import shutil
 import time
@@ -26,6 +25,7 @@ from typing import Any
 from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.files import digest_json, digest_tree, explained, read_json, replace_directory, write_json
 from f2llm.core.log import log
+from f2llm.core.machine import peak_memory_mb, reset_peak_memory
 from f2llm.data.engine import Engine, LocalEngine, Task
 from f2llm.train.distributed import World
 
@@ -51,6 +51,10 @@ class Workplace:
 
     def artifact(self, step: str) -> Path:
         return self.out / step
+
+    def weights(self, made: str | Path) -> Path:
+        """The directory of the weights that a step made, or one of the user's."""
+        return self.artifact(made) / "model" if isinstance(made, str) else made
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ class _Run:
     def _run(self, step: Step, fingerprint: str, started: float) -> dict[str, Any]:
         partial = self._partial(step)
         self.world.main_first(lambda: _partial_directory(partial, fingerprint, keep=step.parallel))
-        _reset_peak_memory()
+        reset_peak_memory()
         place = self._place(step, partial)
         if step.parallel:
             step.run(place)
@@ -203,7 +207,7 @@ def _finish(step: Step, place: Workplace, fingerprint: str, outputs: dict[str, s
         "processes": place.world.size if step.parallel else 1,
         "versions": {name: _version(name) for name in _VERSIONED} | {"python": platform.python_version()},
         "wall_time_s": round(time.monotonic() - started, 3),
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
     }
     write_json(partial / MANIFEST, manifest)
     replace_directory(partial, place.out / step.name)
@@ -275,21 +279,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "absent"
-
-
-def _reset_peak_memory() -> None:
-    """Start a new high-water mark where the kernel allows it (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak_memory_mb() -> float | None:
-    """High-water mark of this process's resident memory since the last reset, in MB."""
-    try:
-        status = Path(f"/proc/{os.getpid()}/status").read_text()
-    except OSError:
-        return None
-    line = next((line for line in status.splitlines() if line.startswith("VmHWM")), None)
-    return round(int(line.split()[1]) / 1024, 1) if line else None

@@ -79,14 +79,9 @@ def train_stage(
 def _teacher(place: Workplace, settings: TrainSettings, teacher: str | Path, match: HiddenMatch | None) -> Teacher:
     if isinstance(teacher, str) and teacher.startswith("teach/"):
         return StoredTeacher(place.artifact(teacher), match)
-    decoder = checkpoint.load(_weights(place, teacher))
+    decoder = checkpoint.load(place.weights(teacher))
     tokens = settings.micro_batch_tokens or _TEACHER_TOKENS
     return OnlineTeacher(decoder, place.world, settings.strategy, settings.precision, tokens, match)
-
-
-def _weights(place: Workplace, made: str | Path) -> Path:
-    """The directory of the weights that a step made, or one of the user's."""
-    return place.artifact(made) / "model" if isinstance(made, str) else made
 
 
 def _hidden_match(place: Workplace, recipe: Recipe, model: ModelConfig, stage: int = 2) -> HiddenMatch | None:
@@ -105,7 +100,7 @@ def _write_model(weights: Mapping[str, Tensor], shape: Shape, place: Workplace) 
 
 def _initial(place: Workplace, recipe: Recipe, model: ModelConfig, start: str | Path | None) -> Decoder:
     if start is not None:
-        return checkpoint.load(_weights(place, start))
+        return checkpoint.load(place.weights(start))
     decoder = Decoder(model_shape(recipe, model, recipe_tokenizer(place, recipe).vocab_size))
     decoder.init_weights(place.seed)
     return decoder
@@ -188,7 +183,7 @@ def score_model(place: Workplace, recipe: Recipe, weights: str) -> None:
     ids = generator.choice(len(store), size=count, replace=False)
     ids = ids[length_order(store, ids)]
     packs = [pack_texts(store, part)[:2] for part in np.array_split(ids, max(1, count // 256))]
-    directory = _weights(place, weights)
+    directory = place.weights(weights)
     scores = score(StoredWeights(directory, checkpoint.read_shape(directory)), packs)
     save_scores(scores, place.directory / SCORES, weights)
     log(f"  {scores.tokens:,} tokens")
@@ -196,7 +191,7 @@ def score_model(place: Workplace, recipe: Recipe, weights: str) -> None:
 
 def prune_model(place: Workplace, recipe: Recipe, model: ModelConfig, parent: str, scored: str) -> None:
     """Stage-1 weights -> a smaller shape."""
-    directory, config = _weights(place, parent), recipe.prune_of(model)
+    directory, config = place.weights(parent), recipe.prune_of(model)
     weights = StoredWeights(directory, checkpoint.read_shape(directory))
     scores = load_scores(place.artifact(scored) / SCORES, parent)
     if scores is None:
@@ -217,7 +212,7 @@ def teach(place: Workplace, recipe: Recipe, weights: str | Path, students: Seque
         negatives = {source: settings.negatives(kind) for source, kind in store.task_types.items()}
         needed.append(needed_texts(store, make_sampler(store, settings), settings.steps, negatives, settings.seed))
     ids = np.unique(np.concatenate(needed))
-    decoder = checkpoint.load(_weights(place, weights), device=str(place.world.device))
+    decoder = checkpoint.load(place.weights(weights), device=str(place.world.device))
     matches = [match for student in students if (match := _hidden_match(place, recipe, student))]
     states = max((match.depth for match in matches), default=0)
     budget = recipe.training.micro_batch_tokens
