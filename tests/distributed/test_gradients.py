@@ -17,7 +17,7 @@ from f2llm.model.pack import embed
 from f2llm.train.batch import pack_texts
 from f2llm.train.distributed import World
 from f2llm.train.losses import matryoshka_weights
-from tests.distributed.work import CASES, HALF, gradient, make_batch, make_decoder, run
+from tests.distributed.work import CASES, HALF, evaluations, gradient, make_batch, make_decoder, run
 from tests.train.conftest import store, tokenizer  # noqa: F401 (fixtures)
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -60,6 +60,14 @@ def test_half_precision_stays_near_when_sharded(two: Arrays, store: TokenStore) 
     for name, expected in one.items():
         cosine = (found[name] * expected).sum() / np.sqrt((found[name] ** 2).sum() * (expected**2).sum())
         assert cosine > 0.99, name
+
+
+def test_a_scorer_gets_the_vectors_of_one_process(two: Arrays) -> None:
+    """Only the main process runs it; its failures leave no process waiting."""
+    found, one = of_case(two, "evaluations"), evaluations(World())
+    assert found.keys() == one.keys()
+    for name, expected in one.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_the_switch_gives_the_detached_gather_of_the_published_code(

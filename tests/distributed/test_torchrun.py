@@ -85,6 +85,12 @@ def losses(out: Path, stage: str) -> list[float]:
     return [entry["loss"] for entry in entries(out / MODEL / stage) if "kind" not in entry]
 
 
+def scores(out: Path, stage: str) -> list[float]:
+    """What the evaluations in training found."""
+    found = [entry for entry in entries(out / MODEL / stage) if entry.get("kind") == "evaluation"]
+    return [entry["ndcg@10"] for entry in found]
+
+
 def weights(out: Path, stage: str) -> dict[str, np.ndarray]:
     return load_file(out / MODEL / stage / "model" / "model.safetensors")
 
@@ -93,6 +99,8 @@ def assert_close(out: Path, expected: Path) -> None:
     """Two stages that differ in the order of sums only; what that comes to grows with the steps."""
     for stage, bound in zip(STAGES, (1e-4, 1e-3), strict=True):
         np.testing.assert_allclose(losses(out, stage), losses(expected, stage), rtol=bound, err_msg=stage)
+        np.testing.assert_allclose(scores(out, stage), scores(expected, stage), atol=0.01, err_msg=stage)
+        assert scores(out, stage)
         found, wanted = weights(out, stage), weights(expected, stage)
         assert {name: w.shape for name, w in found.items()} == {name: w.shape for name, w in wanted.items()}
         for name, value in wanted.items():

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from f2llm.core.errors import TrainingError
 from f2llm.data.store import TokenStore
 from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape
 from f2llm.train.batch import PackedBatch, pack_rows
 from f2llm.train.distributed import Replica, World, join_world, leave_world, whole
+from f2llm.train.evaluation import Embed, Evaluation
 from f2llm.train.gradcache import backward
 from f2llm.train.objective import LossSettings, make_objective
 
@@ -74,6 +76,27 @@ def gradient(
     return {"loss": value.numpy(), **found}
 
 
+def evaluations(world: World) -> dict[str, np.ndarray[Any, Any]]:
+    """What a scorer gets in the main process, sharded and copied: vectors, also after a failure and of one text."""
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(SHAPE.vocab_size, size=size) for size in (5, 30, 1, 12, 12, 7)]
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for strategy in ("fsdp", "ddp"):
+
+        def score(embed: Embed, seconds: float, strategy: str = strategy) -> dict[str, Any]:
+            try:
+                embed([])
+            except TrainingError:
+                found[f"{strategy}/many"], found[f"{strategy}/one"] = embed(texts), embed(texts[:1])
+            raise ValueError("and no end")
+
+        replica = Replica(make_decoder(), world, strategy, "fp32")
+        for budget in (10_000, 20):
+            entry = Evaluation(score, replica, budget).run(1, 9.0)
+            assert entry.get("error") == ("ValueError: and no end" if world.is_main else None)
+    return found
+
+
 def run(rank: int, size: int, port: int, directory: Path, out: Path) -> None:
     """All cases in this process; the main one writes them to `out`."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -84,6 +107,7 @@ def run(rank: int, size: int, port: int, directory: Path, out: Path) -> None:
         found |= {f"{name}/{key}": value for key, value in gradient(store, world, *case).items()}
     detached = LossSettings(dims=(8, 16), detach_across_processes=True)
     found |= {f"detached/{k}": v for k, v in gradient(store, world, detached, False, "ddp", 10_000).items()}
+    found |= {f"evaluations/{k}": v for k, v in evaluations(world).items()}
     found |= {f"half/{k}": v for k, v in gradient(store, world, *HALF, precision="bf16").items()}
     if world.is_main:
         np.savez(out, **found)

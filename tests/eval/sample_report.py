@@ -64,7 +64,9 @@ def curve(name: str, stage: int, steps: int) -> Curve:
     sources = list(TASKS) if stage == 2 else ["translation"]
     fall = [(step, 1 + 6 * float(np.exp(-step / 90)) + noise.normal(0, 0.06)) for step in range(0, steps, 5)]
     points = {source: [(step, number + loss) for step, loss in fall] for number, source in enumerate(sources)}
-    return Curve(model=name, stage=stage, points=points)
+    best = 0.4 + sum(map(ord, name)) % 20 / 100
+    scores = [(step, best * (1 - float(np.exp(-step / 120)))) for step in range(40, steps, 40)]
+    return Curve(model=name, stage=stage, points=points, scores=scores)
 
 
 def sample(languages: Sequence[str]) -> ReportData:

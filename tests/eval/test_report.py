@@ -81,7 +81,7 @@ def test_page_stands_alone_and_is_well_formed(written: Path) -> None:
     assert outline.stack == []
     assert set(outline.anchors) <= set(outline.ids)
     assert len(outline.ids) == len(set(outline.ids))
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "url(http" not in page
     assert "@import" not in page
     assert INK not in page.split("</style>")[1]
@@ -103,7 +103,7 @@ def test_further_measures_are_shown_with_what_they_mean(written: Path) -> None:
 def test_pictures_are_written(written: Path) -> None:
     names = sorted(path.name for path in (written / "figures").iterdir())
     assert names == [
-        "comparisons.png", "curves.png", "dimensions.png", "languages.png", "scripts.png", "sizes.png",
+        "comparisons.png", "curves.png", "dimensions.png", "languages.png", "progress.png", "scripts.png", "sizes.png",
     ]  # fmt: skip
     assert all((written / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
 
@@ -154,12 +154,15 @@ def test_mistakes_are_named() -> None:
 def test_curves_are_read_by_source_and_smoothed(tmp_path: Path) -> None:
     lines = [json.dumps({"step": n, "source": "ab"[n % 2], "loss": 2.0 + (n % 4 < 2)}) for n in range(2000)]
     file = tmp_path / "metrics.jsonl"
+    lines.insert(1000, json.dumps({"step": 1000, "kind": "evaluation", "ndcg@10": 0.1234567, "by_source": {}}))
+    lines.insert(500, json.dumps({"step": 500, "kind": "evaluation", "error": "no luck"}))
     file.write_text("\n".join([*lines, '{"step": 2000, "sou']), encoding="utf-8")
     curve = read_curve(file, model="m", stage=2, points=50)
     assert set(curve.points) == {"a", "b"}
     assert len(curve.points["a"]) == 50
     assert curve.points["a"][0][0] == 0
     assert curve.points["a"][-1][0] == 1998
+    assert curve.scores == [(1000, 0.12346)]
     assert all(2.4 < loss < 2.6 for _, loss in curve.points["a"][1:-1])
     with pytest.raises(DataError, match="training curve"):
         read_curve(tmp_path / "absent.jsonl", model="m", stage=2)

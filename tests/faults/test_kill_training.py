@@ -92,13 +92,14 @@ def test_killed_twenty_times(tmp_path: Path, store: TokenStore) -> None:
     assert halves >= KILLS // 4, "kills in a save"
     finish(start(store.directory, cut, SETTINGS, UPKEEP))
     assert [entry["step"] for entry in entries(cut) if "kind" not in entry] == list(range(SETTINGS.steps))
+    assert [entry["step"] for entry in entries(cut) if entry.get("kind") == "evaluation"] == list(range(4, 61, 4))
     assert_same(cut, whole)
 
 
 @pytest.mark.slow
 def test_killed_at_each_operation_on_files(tmp_path: Path, store: TokenStore) -> None:
     settings = dataclasses.replace(SETTINGS, steps=2)
-    upkeep = Upkeep(checkpoint_every=1, keep_last=1, milestones=1, validate_every=1)
+    upkeep = Upkeep(checkpoint_every=1, keep_last=1, milestones=1, validate_every=1, evaluate_every=1)
     whole = tmp_path / "whole"
     finish(start(store.directory, whole, settings, upkeep))
     for number in range(int(whole.with_suffix(".operations").read_text())):

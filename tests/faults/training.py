@@ -13,6 +13,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from f2llm.data.store import TokenStore
@@ -20,13 +21,14 @@ from f2llm.model.checkpoint import save_tensors
 from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape
 from f2llm.train import state, trainer
-from f2llm.train.metrics import read_metrics
+from f2llm.train.evaluation import Embed
+from f2llm.train.metrics import SCORE, read_metrics
 from f2llm.train.settings import TrainSettings, Upkeep
 from tests.train.test_trainer import SETTINGS as TRAINER
 
 SHAPE = Shape(16, 2, 24, 4, 2, 8, 300)
 SETTINGS = replace(TRAINER, steps=60, validation_fraction=0.1)
-UPKEEP = Upkeep(checkpoint_every=3, keep_last=2, keep_every=15, milestones=2, validate_every=4)
+UPKEEP = Upkeep(checkpoint_every=3, keep_last=2, keep_every=15, milestones=2, validate_every=4, evaluate_every=4)
 MEASURED = {"seconds", "floor_share", "memory_mb"}
 
 
@@ -71,10 +73,16 @@ def run(
     trainer.matrix_rate = lambda *_: 1e12  # type: ignore[assignment]  # measuring it takes two seconds
     decoder, tokens = fresh(), TokenStore(store)
     operations = _count_operations(dies_at)
-    weights = trainer.train(decoder, tokens, settings, directory, upkeep=upkeep)
+    weights = trainer.train(decoder, tokens, settings, directory, upkeep=upkeep, scorer=score)
     count = next(operations)
     save_tensors(weights, directory.with_suffix(".safetensors"))
     directory.with_suffix(".operations").write_text(str(count))
+
+
+def score(embed: Embed, seconds: float) -> dict[str, float]:
+    """A number that tells the weights apart."""
+    vectors = embed([np.array([5, 3, 1]), np.array([5, 9, 2, 7])])
+    return {SCORE: float(vectors[0] @ vectors[1])}
 
 
 def _count_operations(dies_at: int | None) -> itertools.count[int]:

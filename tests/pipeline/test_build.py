@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from f2llm.core.config import load_recipe
 from f2llm.core.errors import ConfigError, F2LLMError
 from f2llm.core.files import read_json
 from f2llm.data.examples import read_examples
 from f2llm.model.doctor import diagnose
 from f2llm.model.embedder import Embedder
 from f2llm.pipeline.build import build, default_model
+from f2llm.pipeline.evaluation import training_scorer
+from f2llm.pipeline.plan import make_plan
+from f2llm.pipeline.runner import Workplace
+from f2llm.train.metrics import read_metrics
 from tests.pipeline.conftest import EXPORTS, TINY, Built
 
 SOURCES = ("translation", "kind", "place")
@@ -125,6 +130,38 @@ def test_milestones_and_checkpoints_are_kept(built: Built) -> None:
     entries = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries if "kind" not in entry] == list(range(40))
     assert [entry["step"] for entry in entries if entry.get("kind") == "validation"] == [40]
+
+
+def test_the_last_score_in_training_is_that_of_the_evaluation(built: Built) -> None:
+    """The tiny recipe holds fewer queries and documents out than a sample may have."""
+    for stage, name in ((1, "tiny-base-preview"), (2, "tiny-base")):
+        task = read_json(built.out / "evaluate" / name / "scores.json")["tasks"]["translation"]
+        lines = read_metrics(built.out / "train" / "tiny-base" / f"stage{stage}" / "metrics.jsonl")
+        (entry,) = [entry for entry in lines if entry.get("kind") == "evaluation"]
+        assert entry["left_out"] == 0
+        assert (
+            entry["ndcg@10"] == entry["by_source"]["translation"]["ndcg@10"] == pytest.approx(task["score"], rel=1e-3)
+        )
+        assert entry["accuracy@1"] == pytest.approx(task["metrics"]["accuracy@1"], rel=1e-3)
+        found = {lang: {"n": own["queries"], "score": own["ndcg@10"]} for lang, own in entry["by_language"].items()}
+        assert found == {lang: pytest.approx(own, rel=1e-2) for lang, own in task["by_language"].items()}
+    curves = read_json(built.out / "report" / "report.json")["curves"]
+    assert all(len(curve["scores"]) == 1 for curve in curves)
+    assert (built.out / "report" / "figures" / "progress.png").is_file()
+
+
+def test_how_a_run_is_watched_makes_nothing_stale() -> None:
+    watched = ["training.evaluate_every=7", "training.evaluation_queries=5", "training.evaluation_seconds=1.5"]
+    before, after = (make_plan(*load_recipe(TINY, overrides)) for overrides in ([], watched))
+    assert [(step.name, step.config, step.inputs) for step in before] == [
+        (step.name, step.config, step.inputs) for step in after
+    ]
+
+
+@pytest.mark.parametrize("nothing", ["clean.held_out_fraction=0.0", "sources.translation.evaluate=false"])
+def test_without_held_out_searches_nothing_is_scored_in_training(nothing: str, tmp_path: Path) -> None:
+    recipe, _ = load_recipe(TINY, [nothing])
+    assert training_scorer(Workplace(tmp_path, tmp_path, 0), recipe, recipe.models[0], 1) is None
 
 
 def test_the_model_of_the_last_build_is_the_default(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from f2llm.core.errors import DataError
-from f2llm.train.curves import _mean_line, smooth, training_curves
+from f2llm.train.curves import _mean_line, _read, smooth, training_curves
 
 
 def entries(steps: int, sources: int = 3) -> list[dict[str, object]]:
@@ -27,6 +27,8 @@ def entries(steps: int, sources: int = 3) -> list[dict[str, object]]:
         if step % 50 == 49:
             by_source = {f"source-{number}": 2 / (number + 1) + 60 / (step + 60) for number in range(sources)}
             found.append({"step": step + 1, "kind": "validation", "loss": 1.0, "by_source": by_source})
+            score = {"error": "no luck"} if step == 49 else {"ndcg@10": step / 200, "accuracy@1": None, "by_source": {}}
+            found.append({"step": step + 1, "kind": "evaluation", **score})
     return found
 
 
@@ -41,6 +43,15 @@ def draw(directory: Path, found: list[dict[str, object]]) -> bytes:
 @pytest.mark.parametrize(("steps", "sources"), [(1, 0), (120, 1), (120, 14)])
 def test_a_picture_is_drawn(steps: int, sources: int, tmp_path: Path) -> None:
     assert draw(tmp_path, entries(steps, sources)).startswith(b"\x89PNG")
+
+
+def test_scores_are_read_and_failures_passed_over(tmp_path: Path) -> None:
+    draw(tmp_path, entries(150))
+    _, _, _, scores = _read(tmp_path / "metrics.jsonl")
+    steps, values = scores["ndcg@10"]
+    assert steps.tolist() == [100, 150]
+    assert values.tolist() == [0.495, 0.745]
+    assert np.isnan(scores["accuracy@1"][1]).all()
 
 
 def test_entries_may_lack_everything_but_the_loss(tmp_path: Path) -> None:

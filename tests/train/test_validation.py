@@ -152,7 +152,7 @@ def test_validation_changes_no_weight(tmp_path: Path, store: TokenStore, decoder
 
 def test_entries_are_what_the_picture_of_a_run_reads(tmp_path: Path, store: TokenStore, decoder: Decoder) -> None:
     trainer.train(decoder, store, SETTINGS, tmp_path, upkeep=UPKEEP)
-    steps, _, lines = _read(tmp_path / "metrics.jsonl")
+    steps, _, lines, _ = _read(tmp_path / "metrics.jsonl")
     assert steps.tolist() == list(range(SETTINGS.steps))
     assert lines.keys() == HELD_OUT.keys()
     for source, (places, losses) in lines.items():

@@ -161,7 +161,7 @@ class MixtureConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Losses, optimizer, checkpoints and validation of both stages; the defaults are the paper's.
+    """Losses, optimizer, checkpoints, validation and evaluation of both stages; the defaults are the paper's.
 
     `matryoshka_min_dim`: the smallest nested dimension; 0 trains the full size only. `symmetric_instruction_share`: of
     the documents of symmetric sources, how many carry the instruction.
@@ -189,7 +189,9 @@ class TrainingConfig(Section):
     `keep_checkpoints`: intermediate weights kept for study. To continue a killed run, the newest `keep_last`
     checkpoints stay, and those of every `keep_every`-th step. `validation_fraction` of each source's rows, at most
     `validation_rows`, are held out, and their loss is measured every `validate_every` steps (0: never) for at most
-    `validation_seconds`. `trackers`: "tensorboard", "trackio", "wandb" beside metrics.jsonl.
+    `validation_seconds`. Every `evaluate_every` steps (0: never) the model searches for the answers of
+    `evaluation_queries` held-out queries of the retrieval sources, for about `evaluation_seconds`; nothing is searched
+    where `clean.held_out_fraction` is 0. `trackers`: "tensorboard", "trackio", "wandb" beside metrics.jsonl.
     """
 
     temperature: Annotated[float, Field(gt=0)] = 0.05
@@ -224,6 +226,9 @@ class TrainingConfig(Section):
     validation_rows: Positive = 128
     validate_every: Annotated[int, Field(ge=0)] = 500
     validation_seconds: Annotated[float, Field(gt=0)] = 60.0
+    evaluate_every: Annotated[int, Field(ge=0)] = 500
+    evaluation_queries: Positive = 300
+    evaluation_seconds: Annotated[float, Field(gt=0)] = 20.0
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
     mixture: MixtureConfig = MixtureConfig()
     stage1: StageConfig = StageConfig()

@@ -238,6 +238,23 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], pale
 
 
 @styled
+def progress(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], palette: Mapping[str, str]) -> Any:
+    """Score against step while models train: one panel a stage, one line a model."""
+    drawn, grid = figure(3.8 * len(panels) + 2.2, 3.2, 1, len(panels), sharey=True)
+    for axes, (title, lines) in zip(grid.flat, panels.items(), strict=True):
+        for name, points in lines.items():
+            axes.plot(*zip(*points, strict=True), color=palette[name], linewidth=1.5, marker="o", markersize=2.5)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.margins(x=0.02)
+    grid[0, 0].set(ylabel="nDCG@10, mean over languages", ylim=(0, None))
+    lines_of = optional("matplotlib.lines", "report").Line2D
+    handles = [lines_of([], [], color=colour, label=name) for name, colour in palette.items()]
+    drawn.legend(handles=handles, loc="outside right upper")
+    return drawn
+
+
+@styled
 def scripts(groups: Sequence[Group], models: Sequence[str], reference: str, colour: str) -> Any:
     """By script: every language's score by the reference model on the left, the mean of every model on the right."""
     height = 0.23 * len(groups) + 1.5

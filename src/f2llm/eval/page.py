@@ -63,6 +63,8 @@ def draw_figures(content: Content) -> dict[str, tuple[bytes, str]]:
     }
     if content["curves"]:
         drawn["curves"] = _draw_curves(content)
+    if any(curve["scores"] for curve in content["curves"]):
+        drawn["progress"] = _draw_progress(content)
     if content["comparisons"]:
         drawn["comparisons"] = _draw_comparisons(content)
     return {name: (charts.png(figure), charts.svg(figure, name)) for name, figure in drawn.items()}
@@ -104,6 +106,14 @@ def _draw_curves(content: Content) -> Any:
     sources = sorted({source for curve in content["curves"] for source in curve["points"]})
     panels = {f"{curve['model']}, stage {curve['stage']}": curve["points"] for curve in content["curves"]}
     return charts.curves(panels, charts.colours(sources))
+
+
+def _draw_progress(content: Content) -> Any:
+    runs = [curve for curve in content["curves"] if curve["scores"]]
+    panels: dict[str, dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda run: run["stage"]):
+        panels.setdefault(f"stage {run['stage']}", {})[run["model"]] = run["scores"]
+    return charts.progress(panels, charts.colours(list(dict.fromkeys(run["model"] for run in runs))))
 
 
 def _draw_comparisons(content: Content) -> Any:
@@ -332,10 +342,20 @@ def _language_row(row: Content, family: Sequence[str], best: str) -> list[Cell]:
 def _training(content: Content, pictures: Mapping[str, str]) -> str:
     if not content["curves"]:
         return ""
+    scores = (
+        figure(
+            pictures["progress"],
+            "Search for the answers of a fixed sample of held-out queries while models train. It has fewer documents "
+            "than the evaluation above, so its scores are higher.",
+        )
+        if "progress" in pictures
+        else ""
+    )
     return (
         "<p>The total loss of each run by source: contrastive terms over all dimensions, and the distance to the "
         "teacher where there is one. Losses of different sources and stages cannot be compared with each other.</p>\n"
         + figure(pictures["curves"], "Running mean over a twentieth of a source's steps.")
+        + scores
     )
 
 

@@ -45,11 +45,12 @@ class ModelEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """The smoothed loss of one training run: source -> (step, loss)."""
+    """The smoothed loss of one training run: source -> (step, loss); and the scores in training: (step, nDCG@10)."""
 
     model: str
     stage: int
     points: Mapping[str, Sequence[tuple[int, float]]]
+    scores: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,11 +228,12 @@ def compare(comparison: Comparison, models: Sequence[ModelEntry]) -> dict[str, A
 
 
 def read_curve(path: Path | str, *, model: str, stage: int, points: int = 100) -> Curve:
-    """Read a metrics.jsonl: per source a running mean over a twentieth of its steps, thinned to `points`.
+    """Read a metrics.jsonl: per source a running mean over a twentieth of its steps, thinned to `points`; and scores.
 
     A line that a killed process left unfinished is passed over.
     """
     raw: dict[str, list[tuple[int, float]]] = {}
+    scores: list[tuple[int, float]] = []
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -241,12 +243,12 @@ def read_curve(path: Path | str, *, model: str, stage: int, points: int = 100) -
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if "kind" in entry:
-            continue
-        raw.setdefault(entry["source"], []).append((entry["step"], entry["loss"]))
-    return Curve(
-        model=model, stage=stage, points={source: smooth(found, points) for source, found in sorted(raw.items())}
-    )
+        if entry.get("kind") == "evaluation" and "ndcg@10" in entry:
+            scores.append((entry["step"], round(entry["ndcg@10"], 5)))
+        if "kind" not in entry:
+            raw.setdefault(entry["source"], []).append((entry["step"], entry["loss"]))
+    smoothed = {source: smooth(found, points) for source, found in sorted(raw.items())}
+    return Curve(model=model, stage=stage, points=smoothed, scores=scores)
 
 
 def smooth(points: Sequence[tuple[int, float]], keep: int) -> list[tuple[int, float]]:

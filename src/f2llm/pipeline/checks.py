@@ -10,6 +10,7 @@ from pathlib import Path
 
 from f2llm.core.config import EvaluationSetConfig, ModelConfig, Recipe, RecipeFile, SourceConfig
 from f2llm.core.errors import F2LLMError
+from f2llm.core.types import TaskType
 from f2llm.data.convert import CONVERTERS
 from f2llm.data.hub import is_hub, parse
 from f2llm.model import checkpoint
@@ -66,9 +67,10 @@ def trained_dims(recipe: Recipe, model: ModelConfig) -> list[int]:
     return matryoshka_dims(hidden, smallest) if smallest else [hidden]
 
 
-def holds_out(recipe: Recipe) -> bool:
-    """Whether rows are kept out of training to evaluate on; without them there are no scores and no report."""
-    return recipe.clean.held_out_fraction > 0 and any(source.evaluate for source in recipe.sources)
+def holds_out(recipe: Recipe, kind: TaskType | None = None) -> bool:
+    """Whether rows (of a kind) are kept out of training to evaluate on; without any, no scores and no report."""
+    evaluated = {source.task_type for source in recipe.sources if source.evaluate}
+    return recipe.clean.held_out_fraction > 0 and (bool(evaluated) if kind is None else kind in evaluated)
 
 
 def matches_hidden(recipe: Recipe, model: ModelConfig) -> bool:

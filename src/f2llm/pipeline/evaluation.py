@@ -1,23 +1,32 @@
-"""The evaluation steps: held-out rows -> tasks -> scores of every model and of the baselines."""
+"""The evaluation steps: held-out rows -> tasks -> scores of every model and of the baselines.
+
+The same tasks, cut to a sample, score a model while it trains (`training_scorer`).
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
-from f2llm.core.config import Recipe, SourceConfig
+import pyarrow.compute as pc
+
+from f2llm.core.config import ModelConfig, Recipe, SourceConfig
 from f2llm.core.files import write_json
 from f2llm.core.log import log
-from f2llm.data.examples import read_examples
+from f2llm.core.types import TaskType
+from f2llm.data.examples import read_batches, read_examples
 from f2llm.eval.baseline import evaluate_chance, evaluate_tfidf
 from f2llm.eval.evaluate import evaluate
+from f2llm.eval.sample import SampleScorer, sample_tasks
 from f2llm.eval.tasks import EvalTask, build_task
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
 from f2llm.model.sizes import matryoshka_dims
-from f2llm.pipeline.checks import trained_dims
+from f2llm.pipeline.checks import holds_out, trained_dims
 from f2llm.pipeline.data_steps import recipe_tokenizer, train_examples
 from f2llm.pipeline.exporting import prompts
 from f2llm.pipeline.runner import Workplace
+from f2llm.train.evaluation import Scorer
 
 if TYPE_CHECKING:
     from f2llm.pipeline.plan import Export
@@ -55,12 +64,33 @@ def evaluate_baselines(place: Workplace, recipe: Recipe) -> None:
     log("  macro: " + ", ".join(f"{scores['name']} {scores['macro']:.3f}" for scores in found))
 
 
-def evaluation_tasks(place: Workplace, recipe: Recipe) -> list[EvalTask]:
-    """One task for each source that is evaluated and has held-out rows (the cleaning step sees to it that one has)."""
+def training_scorer(place: Workplace, recipe: Recipe, model: ModelConfig, stage: int) -> Scorer | None:
+    """Scores of a sample of the retrieval tasks, for the weights of a stage in training, with instructions in stage 2.
+
+    None where no retrieval source is evaluated. Texts are read and tokenised at its first call, so that what goes wrong
+    there is an evaluation that failed, and no training.
+    """
+    if not holds_out(recipe, "retrieval"):
+        return None
+
+    @cache
+    def scorer() -> SampleScorer:
+        queries = recipe.training_of(model).evaluation_queries
+        tasks = sample_tasks(evaluation_tasks(place, recipe, "retrieval"), queries, place.seed)
+        return SampleScorer(tasks, recipe_tokenizer(place, recipe), instructions=stage == 2)
+
+    return lambda embed, seconds: scorer()(embed, seconds)
+
+
+def evaluation_tasks(place: Workplace, recipe: Recipe, kind: TaskType | None = None) -> list[EvalTask]:
+    """One task for each source (of a kind) that is evaluated and has held-out rows.
+
+    The cleaning step sees to it that one source has.
+    """
     tasks = []
     for source in recipe.sources:
         path = place.artifact("clean") / "eval" / f"{source.id}.parquet"
-        held_out = list(read_examples(path)) if source.evaluate else []
+        held_out = list(read_examples(path)) if source.evaluate and kind in (None, source.task_type) else []
         if held_out:
             tasks.append(
                 build_task(
@@ -79,4 +109,7 @@ def _corpus(place: Workplace, source: SourceConfig) -> list[str]:
     """Training documents that held-out queries are searched among besides the held-out ones."""
     if source.task_type != "retrieval" or source.eval_doc_lang is None:
         return []
-    return sorted({row.positive for row in train_examples(place, source.id) if row.doc_lang == source.eval_doc_lang})
+    found: set[str] = set()
+    for batch in read_batches(place.artifact("clean") / "train" / source.id, ["positive", "doc_lang"]):
+        found.update(batch.filter(pc.equal(batch["doc_lang"], source.eval_doc_lang))["positive"].to_pylist())
+    return sorted(found)

@@ -42,7 +42,10 @@ def make_plan(recipe: Recipe, file: RecipeFile, data_there: bool = True) -> list
 
 _STAGES = ("stage1", "stage2")
 # How a run is saved and watched does not change its weights.
-_UPKEEP = ("checkpoint_every", "keep_last", "keep_every", "validate_every", "validation_seconds", "trackers")
+_UPKEEP = (
+    "checkpoint_every", "keep_last", "keep_every", "validate_every", "validation_seconds", "evaluate_every",
+    "evaluation_queries", "evaluation_seconds", "trackers",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _card_step(recipe: Recipe, file: RecipeFile, before: list[str]) -> Step:
         "sources": [source.model_dump(exclude={"path", "options", "temperature"}) for source in recipe.sources],
         "clean": recipe.clean.model_dump(),
         "mine": recipe.mine.model_dump(),
-        "training": recipe.training.model_dump(),
+        "training": recipe.training.model_dump(exclude={*_UPKEEP}),
         "models": [
             model.model_dump(include={"name", "stages", "stage1", "stage2", "training"}) for model in recipe.models
         ],
@@ -194,6 +197,7 @@ def _train_step(recipe: Recipe, file: RecipeFile, model: ModelConfig, stage: int
         "shape": _shape(recipe, model),
         "init": model.init if start is None else None,
     }
+    # Not "clean", whose held-out rows measure the weights and do not change them; it is done before "tokenize" is.
     inputs = ["tokenizer", f"tokenize/stage{stage}", *(name for name in (start, teacher) if isinstance(name, str))]
     files = [path for path in (initial, teacher) if isinstance(path, Path)]
     run = partial(steps.train_stage, recipe=recipe, model=model, stage=stage, start=start or initial, teacher=teacher)

@@ -23,6 +23,7 @@ from f2llm.model.sizes import Shape
 from f2llm.model.weights import WEIGHTS, StoredWeights
 from f2llm.pipeline.checks import matches_hidden, model_shape, trained_dims
 from f2llm.pipeline.data_steps import recipe_tokenizer
+from f2llm.pipeline.evaluation import training_scorer
 from f2llm.pipeline.runner import Workplace
 from f2llm.train.batch import length_order, pack_texts
 from f2llm.train.curves import training_curves
@@ -69,6 +70,7 @@ def train_stage(
         teacher=_teacher(place, settings, teacher, match) if teacher else None,
         world=place.world,
         inputs=place.inputs,
+        scorer=training_scorer(place, recipe, model, stage),
         description=f"{model.name}, stage {stage}",
     )
     if place.world.is_main:
@@ -171,6 +173,8 @@ def _upkeep(training: TrainingConfig) -> Upkeep:
         milestones=training.keep_checkpoints,
         validate_every=training.validate_every,
         validation_seconds=training.validation_seconds,
+        evaluate_every=training.evaluate_every,
+        evaluation_seconds=training.evaluation_seconds,
         trackers=tuple(training.trackers),
     )
 

@@ -6,6 +6,7 @@ Shape letters, here and in all of `train`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -93,6 +94,17 @@ _TENSORS = ("input_ids", "query", "positive", "negatives", "prefix")
 def pack_texts(store: TokenStore, ids: NDArray[np.int64]) -> Pack:
     """The texts `ids`, in their order."""
     return make_pack([store.text(i) for i in ids])
+
+
+def pack_ids(texts: Sequence[NDArray[np.integer]]) -> PackedBatch:
+    """A batch of texts (token ids) that stand in no row, to be embedded; `text_ids` are their places in `texts`."""
+    size = shared_prefix(texts)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    pack, none = make_pack([texts[i][size:] for i in order]), torch.empty(0, dtype=torch.int64)
+    return PackedBatch(
+        "", pack.input_ids, pack.cu_seqlens, order, none, none, none.reshape(0, 0),
+        torch.from_numpy(texts[0][:size].astype(np.int64)), len(texts) if size else 0,
+    )  # fmt: skip
 
 
 def length_order(store: TokenStore, ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""A picture of a run from its metrics.jsonl: losses, validation, learning rate, gradient norm and speed over the steps.
+"""A picture of a run from its metrics.jsonl: losses, validation, scores, learning rate, gradient norm and speed.
 
 Cost: about a second, and memory for eight numbers a step.
 """
@@ -26,6 +26,7 @@ NAMES = {
     "hidden": "hidden states",
     "spread_out": "spread-out",
 }
+SCORES = {"ndcg@10": "nDCG@10", "accuracy@1": "accuracy@1"}
 POINTS = 1500  # more a line than its pixels show nothing
 Array = npt.NDArray[np.float64]
 Line = tuple[Array, Array]
@@ -33,14 +34,18 @@ Line = tuple[Array, Array]
 
 def training_curves(metrics_path: Path, out_png: Path) -> None:
     """Draw the run that `metrics_path` records; DataError if it holds no training step."""
-    steps, columns, validation = _read(metrics_path)
+    steps, columns, validation, scores = _read(metrics_path)
     with optional("matplotlib", "report").rc_context(STYLE):
         drawn = optional("matplotlib.figure", "report").Figure(figsize=(10, 6), layout="constrained")
-        second = "validation" if validation else "loss"
-        axes = drawn.subplot_mosaic([["loss"] * 3 + [second] * 3, ["lr"] * 2 + ["norm"] * 2 + ["speed"] * 2])
+        above = ["loss", *(["validation"] if validation else []), *(["scores"] if scores else [])]
+        below = ["lr", "norm", "speed"]
+        rows = [[name for name in names for _ in range(6 // len(names))] for names in (above, below)]
+        axes = drawn.subplot_mosaic(rows)
         _losses(axes["loss"], steps, columns)
         if validation:
             _validation(axes["validation"], validation)
+        if scores:
+            _scores(axes["scores"], scores)
         _single(axes["lr"], "learning rate", steps, columns["lr"], window=1)
         _single(axes["norm"], "gradient norm", steps, columns["grad_norm"])
         _single(axes["speed"], "tokens per second", steps, columns["tokens"], columns["seconds"])
@@ -51,23 +56,30 @@ def training_curves(metrics_path: Path, out_png: Path) -> None:
             drawn.savefig(temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None})
 
 
-def _read(path: Path) -> tuple[Array, dict[str, Array], dict[str, Line]]:
-    """Steps, columns of the training entries (NaN where an entry has none), and the validation loss by source."""
+def _read(path: Path) -> tuple[Array, dict[str, Array], dict[str, Line], dict[str, Line]]:
+    """Steps, columns of the training entries (NaN where an entry has none), validation loss by source, and scores."""
     names = ("step", "loss", *PARTS, "lr", "grad_norm", "tokens", "seconds")
     rows: list[list[float]] = []
     losses: dict[str, list[tuple[float, float]]] = {}
+    scores: dict[str, list[tuple[float, float]]] = {}
     for entry in read_metrics(path):
         if "kind" not in entry:
             rows.append([_number(entry.get(name)) for name in names])
         elif entry["kind"] == "validation":
             for source, loss in _by_source(entry).items():
                 losses.setdefault(source, []).append((entry["step"], loss))
+        elif entry["kind"] == "evaluation":
+            for name in (name for name in SCORES if name in entry):
+                scores.setdefault(name, []).append((entry["step"], _number(entry[name])))
     if not rows:
         raise DataError(f"{path} records no training step; train first, or name the metrics.jsonl of another run")
     steps, *columns = np.array(rows, dtype=np.float64).T
-    points = {source: np.array(found, dtype=np.float64) for source, found in sorted(losses.items())}
-    lines = {source: (found[:, 0], found[:, 1]) for source, found in points.items()}
-    return steps, dict(zip(names[1:], columns, strict=True)), lines
+    return steps, dict(zip(names[1:], columns, strict=True)), _lines(dict(sorted(losses.items()))), _lines(scores)
+
+
+def _lines(points: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Line]:
+    columns = {name: np.array(found, dtype=np.float64).T for name, found in points.items()}
+    return {name: (steps, values) for name, (steps, values) in columns.items()}
 
 
 def _by_source(entry: Entry) -> dict[str, float]:
@@ -127,6 +139,14 @@ def _validation(axes: Any, lines: Mapping[str, Line]) -> None:
     _frame(axes, "validation loss", [values for _, values in lines.values()])
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right", ncols=2)
+
+
+def _scores(axes: Any, lines: Mapping[str, Line]) -> None:
+    for colour, (name, line) in zip(COLOURS, lines.items(), strict=False):
+        axes.plot(*line, marker="o", markersize=2.5, color=colour, label=SCORES[name])
+    _frame(axes, "held-out search, mean over languages", [values for _, values in lines.values()])
+    axes.set_ylim(0, min(1.02, axes.get_ylim()[1]))
+    axes.legend(loc="lower right")
 
 
 def _mean_line(lines: Sequence[Line]) -> Line:

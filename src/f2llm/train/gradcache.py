@@ -9,15 +9,18 @@ larger one is embedded in parts without graphs, all but the last, and embedded a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from f2llm.model.pack import Pack
 from f2llm.train.batch import PackedBatch
 from f2llm.train.distributed import Replica
 
 Aux = TypeVar("Aux")
+Rounds = Sequence[Sequence[tuple[slice, Pack]]]
+"""What `PackedBatch.shares` cuts a batch into."""
 
 
 def backward(
@@ -34,7 +37,7 @@ def backward(
     with torch.no_grad():
         parts = [replica.embed(pack) for _, pack in mine[:-1]]
     kept = replica.embed(mine[-1][1], last=len(mine) == 1)
-    E_ND = _gather(replica, rounds, [*parts, kept.detach()]).requires_grad_()
+    E_ND = gather_rounds(replica, rounds, [*parts, kept.detach()]).requires_grad_()
     value, aux = loss(E_ND)
     value.backward()  # type: ignore[no-untyped-call]
     assert E_ND.grad is not None
@@ -46,14 +49,19 @@ def backward(
     return value.detach(), aux
 
 
-@torch.no_grad()
 def embed_batch(replica: Replica, batch: PackedBatch, max_tokens: int) -> Tensor:
     """Embeddings [N, D] of the whole batch in every process, without gradient."""
     rounds = batch.shares(replica.world.size, max_tokens)
-    return _gather(replica, rounds, [replica.embed(shares[replica.world.rank][1]) for shares in rounds])
+    return gather_rounds(replica, rounds, embed_own(replica, rounds))
 
 
-def _gather(replica: Replica, rounds: Sequence[Sequence[tuple[slice, Any]]], own: list[Tensor]) -> Tensor:
+@torch.no_grad()
+def embed_own(replica: Replica, rounds: Rounds) -> list[Tensor]:
+    """Embeddings of this process's share of each round, without gradient."""
+    return [replica.embed(shares[replica.world.rank][1]) for shares in rounds]
+
+
+def gather_rounds(replica: Replica, rounds: Rounds, own: list[Tensor]) -> Tensor:
     """Embeddings of all texts in the batch's order, from this process's of each round."""
     counts = [[texts.stop - texts.start for texts, _ in shares] for shares in rounds]
     rank = replica.world.rank

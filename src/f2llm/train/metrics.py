@@ -1,7 +1,9 @@
 """metrics.jsonl, one JSON object a line, and the means and rates made from its entries.
 
-A training entry has the 0-based index of its step in "step". An entry of another kind says so in "kind" ("validation")
+A training entry has the 0-based index of its step in "step". An entry of another kind says so in "kind"
 and counts finished steps. A validation entry holds "loss" and "by_source" (source -> loss, or a dict with a "loss").
+An "evaluation" entry holds what its scorer found ("ndcg@10" and "accuracy@1", also "by_language" and "by_source"), or
+the "error" that stopped it.
 Floats are written so that they read back to the bit; JSON has no NaN and no infinity, so these become null.
 """
 
@@ -20,6 +22,8 @@ from f2llm.core.files import atomic_path, explained
 Entry = dict[str, Any]
 PARTS = ("hard", "in_batch", "distill", "hidden", "spread_out")
 """The parts of the loss that an entry may hold beside "loss"."""
+SCORE = "ndcg@10"
+"""The score of an evaluation that is shown where there is room for one."""
 
 
 class MetricsLog:

@@ -50,7 +50,8 @@ class Upkeep:
     """How a run is saved and watched; none of it changes the weights.
 
     The newest `keep_last` checkpoints stay, and those of every `keep_every`-th step. `milestones` weights are kept for
-    study, evenly spaced. Validation runs every `validate_every` steps (0: never) for at most `validation_seconds`.
+    study, evenly spaced. Validation runs every `validate_every` steps (0: never) for at most `validation_seconds`, and
+    so does the scorer that the run was given, by `evaluate_every` and `evaluation_seconds`.
     """
 
     checkpoint_every: int = 500
@@ -59,6 +60,8 @@ class Upkeep:
     milestones: int = 0
     validate_every: int = 0
     validation_seconds: float = 60.0
+    evaluate_every: int = 0
+    evaluation_seconds: float = 20.0
     log_every: int = 10
     trackers: tuple[str, ...] = ()
 

@@ -33,9 +33,10 @@ from f2llm.model.decoder import Decoder
 from f2llm.model.fused import compile_fused
 from f2llm.train.batch import PackedBatch, pack_rows
 from f2llm.train.distributed import Replica, World, whole
+from f2llm.train.evaluation import Evaluation, Scorer
 from f2llm.train.gradcache import backward
 from f2llm.train.memory import available_bytes, describe, micro_batch_tokens_for, plan_memory
-from f2llm.train.metrics import Averages, MetricsLog, flatten
+from f2llm.train.metrics import Averages, Entry, MetricsLog, flatten
 from f2llm.train.objective import Parts, make_objective
 from f2llm.train.operations import matrix_rate, training_operations
 from f2llm.train.optim import learning_rate, make_optimizer, set_learning_rate
@@ -59,15 +60,18 @@ def train(
     teacher: Teacher | None = None,
     world: World = ALONE,
     inputs: Mapping[str, str] | None = None,
+    scorer: Scorer | None = None,
     description: str = "training",
 ) -> dict[str, Tensor]:
     """Train `decoder` in place; returns its weights, whole, in the main process (nothing in the others).
 
     `directory` receives metrics.jsonl, checkpoints/ and milestones/; the newest valid checkpoint there is picked up,
     and refused where it belongs to other settings, data or `inputs` (digests of what the weights and teacher came
-    from). SIGTERM to any process saves at the next step and raises InterruptedRunError in all.
+    from). SIGTERM to any process saves at the next step and raises InterruptedRunError in all. `scorer` measures the
+    weights as often as `upkeep` says and changes nothing; where one process has it, all must.
     """
-    run = _Run(decoder, store, settings, directory, upkeep or Upkeep(), teacher, world, inputs or {}, description)
+    upkeep = upkeep or Upkeep()
+    run = _Run(decoder, store, settings, directory, upkeep, teacher, world, inputs or {}, scorer, description)
     try:
         with _sigterm_flag() as stop:
             run.loop(stop)
@@ -126,6 +130,7 @@ class _Run:
         teacher: Teacher | None,
         world: World,
         inputs: Mapping[str, str],
+        scorer: Scorer | None,
         description: str,
     ) -> None:
         self.store, self.settings, self.upkeep, self.world = store, settings, upkeep, world
@@ -140,6 +145,7 @@ class _Run:
         self.teacher = teacher
         self.builder = BatchBuilder(store, settings, self.sampler, teacher)
         self.validation = Validation(store, settings, self.sampler)
+        self.evaluation = None if scorer is None else Evaluation(scorer, self.replica, self.max_tokens)
         self.matrix_rate = world.size * matrix_rate(world.device, _compute_dtype(settings))
         every = settings.steps / (upkeep.milestones + 1)
         self.milestones = {round(every * i) for i in range(1, upkeep.milestones + 1)}
@@ -152,7 +158,7 @@ class _Run:
             for step in range(first, self.settings.steps):
                 self.step(step)
                 done = step + 1
-                bar.advance(note=self.averages.note())
+                bar.advance(note=self._note())
                 self._report(done)
                 stopping = self.world.any(stop.is_set())
                 if stopping or done % upkeep.checkpoint_every == 0:
@@ -256,22 +262,36 @@ class _Run:
         log(f"  batches: {'; '.join(told)}{more}")
 
     def _report(self, done: int) -> None:
-        """What is due after `done` steps: means to the trackers, validation, weights to keep."""
+        """What is due after `done` steps: means to the trackers, validation, evaluation, weights to keep."""
         upkeep, last = self.upkeep, done == self.settings.steps
         if done % upkeep.log_every == 0 or last:
             values = flatten(self.averages.summary())
             for sink in self.sinks:
                 sink.write(done, values)
-        if upkeep.validate_every and self.validation.waiting and (done % upkeep.validate_every == 0 or last):
-            found = {"step": done, **self.validation.run(self.replica, self.max_tokens, upkeep.validation_seconds)}
-            if self.metrics is not None:
-                self.metrics.write(found)
-            for sink in self.sinks:
-                sink.write(done, {f"validation/{name}": value for name, value in flatten(found).items()})
+        if self.validation.waiting and self._is_due(upkeep.validate_every, done):
+            self._tell(done, self.validation.run(self.replica, self.max_tokens, upkeep.validation_seconds))
+        if self.evaluation is not None and self._is_due(upkeep.evaluate_every, done):
+            self._tell(done, self.evaluation.run(done, upkeep.evaluation_seconds))
         if done in self.milestones:
             tensors = self.replica.whole_state()
             path = self.directory / "milestones" / f"step-{done:08d}.safetensors"
             self.world.main_first(lambda: save_tensors(tensors, path))
+
+    def _is_due(self, every: int, done: int) -> bool:
+        """Every so many steps (0: never), and after the last one."""
+        return every > 0 and (done % every == 0 or done == self.settings.steps)
+
+    def _tell(self, done: int, entry: Entry) -> None:
+        """An entry of a kind of its own, to metrics.jsonl and to the trackers."""
+        if self.metrics is not None:
+            self.metrics.write({"step": done, **entry})
+        for sink in self.sinks:
+            sink.write(done, {f"{entry['kind']}/{name}": value for name, value in flatten(entry).items()})
+
+    def _note(self) -> str:
+        """What the progress bar says besides its place."""
+        parts = (self.averages.note(), self.evaluation.note if self.evaluation is not None else "")
+        return ", ".join(part for part in parts if part)
 
     def _learning_rate(self, step: int) -> float:
         settings = self.settings
