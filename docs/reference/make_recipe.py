@@ -20,7 +20,6 @@ from f2llm.core.config import (
     Recipe,
     RegistryConfig,
     ReportConfig,
-    Section,
     SizeConfig,
     SourceConfig,
     StageConfig,
@@ -28,6 +27,8 @@ from f2llm.core.config import (
     TokenizerConfig,
     TrainingConfig,
 )
+from f2llm.core.grid import GridConfig
+from f2llm.core.section import Section
 from f2llm.data.convert import CONVERTERS
 
 SECTIONS: dict[str, type[Section]] = {
@@ -47,6 +48,7 @@ SECTIONS: dict[str, type[Section]] = {
     "[models.stage1], [models.stage2]": StageOverride,
     "[report]": ReportConfig,
     "[[report.comparisons]]": ComparisonConfig,
+    "[grid]": GridConfig,
 }
 
 

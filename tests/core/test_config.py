@@ -105,6 +105,12 @@ def test_a_mistake_names_its_line(tmp_path: Path, old: str, new: str, complaint:
     assert "recipe.toml, line " in message
 
 
+def test_an_unknown_key_of_a_section_that_may_be_absent_is_told(tmp_path: Path) -> None:
+    text = GOOD.replace("[tokenizer]", '[registry]\npath = "x"\nlimit = 3\n\n[tokenizer]')
+    with pytest.raises(ConfigError, match=r"line 6: registry.limit: unknown key 'limit'; known keys here: exclude, "):
+        checked(write(tmp_path, text))
+
+
 def test_a_missing_key_names_its_table(tmp_path: Path) -> None:
     text = GOOD.replace("hidden = 32\n", "")
     with pytest.raises(ConfigError, match=rf"line {line_of(text, '[sizes.one]')}: sizes.one.hidden: .*missing"):

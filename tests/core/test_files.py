@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from f2llm.core.errors import DataError, StorageError
-from f2llm.core.files import atomic_path, digest_tree, explained, read_json, replace_directory, sweep, write_json
+from f2llm.core.files import (
+    atomic_path,
+    digest_tree,
+    explained,
+    link_directory,
+    read_json,
+    replace_directory,
+    sweep,
+    write_json,
+)
 
 
 def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path) -> None:
@@ -46,6 +55,26 @@ def test_a_directory_takes_the_place_of_another(tmp_path: Path) -> None:
     replace_directory(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "f").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_directory_is_had_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    (tmp_path / "one" / "inner").mkdir(parents=True)
+    (tmp_path / "one" / "inner" / "f").write_text("text")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "old").touch()
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    link_directory(tmp_path / "one", tmp_path / "two")
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["inner"]
+    files = [tmp_path / name / "inner" / "f" for name in ("one", "two")]
+    assert os.path.samefile(*files) == links
+    assert files[1].read_text() == "text"
+    assert files[0].stat().st_mtime_ns == files[1].stat().st_mtime_ns
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
 def test_a_tree_digest_sees_names_and_contents(tmp_path: Path) -> None:

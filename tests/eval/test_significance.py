@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from f2llm.core.errors import DataError
 from f2llm.eval.results import Run, TaskResult
-from f2llm.eval.significance import compare_runs, holm, paired_bootstrap, stratified_bootstrap
+from f2llm.eval.significance import compare_runs, holm, paired_bootstrap, paired_t, stratified_bootstrap
 
 
 @pytest.mark.parametrize(("ones", "size"), [(3, 20), (30, 100), (2, 12)])
@@ -69,6 +69,22 @@ def test_tasks_count_the_same_however_many_queries_they_have() -> None:
 def test_what_is_not_paired_is_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="paired scores"):
         paired_bootstrap(a, b)
+
+
+def test_students_interval_by_hand() -> None:
+    found = paired_t([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
+    reach = 4.302652729911275 / 3**0.5  # the quantile of two degrees of freedom, a standard deviation of 1
+    assert found == pytest.approx((2.0, 2.0 - reach, 2.0 + reach))
+    assert paired_t([1.0], [2.0]) is None
+    with pytest.raises(ValueError, match="equally long"):
+        paired_t([1.0, 2.0], [1.0])
+
+
+def test_students_interval_covers_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).normal(0.5, 1.0, (2000, 3))
+    found = [paired_t(row, [0.0] * 3) for row in draws]
+    inside = np.mean([interval is not None and interval[1] <= 0.5 <= interval[2] for interval in found])
+    assert inside == pytest.approx(0.95, abs=0.015)
 
 
 def test_holm_by_hand() -> None:

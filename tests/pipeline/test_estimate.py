@@ -14,6 +14,7 @@ from f2llm.core.config import Recipe, load_recipe
 from f2llm.core.errors import ConfigError
 from f2llm.data.sources import CAP, ROWS_AFTER_CAP, TEXTS_AFTER_CAP, registry, rows_after_cap
 from f2llm.model.sizes import FAMILY, TEACHERS
+from f2llm.pipeline.build import dry_run
 from f2llm.pipeline.devices import DEVICES, Device, find_device
 from f2llm.pipeline.estimate import Plan, PlannedStep, estimate, shortened
 from f2llm.pipeline.plan_table import print_plan
@@ -257,6 +258,44 @@ def test_devices() -> None:
     assert find_device("A100", 2) == Device("A100", 312e12, 80 * 10**9, 2)
     assert DEVICES["cpu"].room == 12 * 10**9
     assert find_device("cpu", 2).room == 6 * 10**9
+
+
+def test_a_grid_counts_shared_trainings_once(tmp_path: Path) -> None:
+    path, device = tmp_path / "grid.toml", find_device("cpu")
+    grid = '[grid]\nseeds = [1, 2, 3]\nmodels = ["tiny-plain"]\n[grid.variants.short]\n'
+    grid += '"models.tiny-plain.stage2.max_steps" = 10\n[grid.variants.other]\ntraining.temperature = 0.2\n'
+    path.write_text(f"{TINY.read_text(encoding='utf-8')}\n{grid}", encoding="utf-8")
+    cost = dry_run(path, device, out=tmp_path / "out").grid
+    assert cost is not None
+    assert (cost.variants, cost.seeds) == (3, 3)
+    assert (cost.trainings, cost.computed) == (3 * 3 * 2, 3 * (2 + 1 + 2))
+    assert cost.unknown == 0
+    endless = dry_run(path, device, out=tmp_path / "out", overrides=["training.stage1={epochs = 1.0}"]).grid
+    assert endless is not None
+    assert (endless.unknown, endless.computed) == (3 * 2, cost.computed), "own sources are not known yet"
+    plan = dry_run(path, device, out=tmp_path / "out", grid=False)
+    assert plan.grid is None
+    assert "grid" not in plan.to_json()
+    written = io.StringIO()
+    print_plan(Console(file=written, width=120), dry_run(path, device, out=tmp_path / "out"))
+    text = " ".join(written.getvalue().split())
+    assert "grid: 3 variants x 3 seeds, each such a build as far as its scores 15 of 18 trainings differ: " in text
+
+
+def test_the_hours_of_a_grid_are_those_of_its_distinct_trainings(built: Built, tmp_path: Path) -> None:
+    path, device = tmp_path / "grid.toml", find_device("cpu")
+    grid = '[grid]\nseeds = [1, 2]\n[grid.variants.other]\n"models.tiny-small.training.distill_weight" = 2.0\n'
+    path.write_text(f"{TINY.read_text(encoding='utf-8')}\n{grid}", encoding="utf-8")
+    plan = dry_run(path, device, out=built.out)
+    base, student = (
+        sum(step.flops or 0 for step in plan.steps if step.kind in ("train", "teach") and part in step.name)
+        for part in ("tiny-base", "train/tiny-small")
+    )
+    assert plan.grid is not None
+    assert (plan.grid.trainings, plan.grid.computed) == (2 * 2 * 3, 2 * 4)
+    assert plan.grid.flops == pytest.approx(2 * (base + 2 * student))
+    assert plan.grid.hours == pytest.approx(device.hours(plan.grid.flops))
+    assert plan.to_json()["grid"]["flops"] == plan.grid.flops
 
 
 def test_a_wrong_recipe_is_told_before_anything_is_planned() -> None:

@@ -1,5 +1,6 @@
 """Skip what is up to date, rerun exactly what depends on a change, find a killed step's work again."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,32 @@ def test_an_equal_output_stops_the_change(tmp_path: Path) -> None:
 def test_another_seed_reruns_all(tmp_path: Path) -> None:
     run_steps(plan(), tmp_path, seed=0)
     assert len(run_steps(plan(), tmp_path, seed=1).ran) >= 2
+
+
+def test_equal_work_is_taken_from_other_builds(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_steps(plan(), one, seed=0)
+    result = run_steps(plan(b="B"), two, seed=0, others=[tmp_path / "none", one])
+    assert result.ran == ["b", "c/right", "d"]
+    assert result.shared == result.skipped == ["a", "c/left"]
+    assert (two / "d" / "text").read_text() == "alBrd"
+    assert (one / "d" / "text").read_text() == "albrd"
+    assert os.path.samefile(one / "a" / "text", two / "a" / "text")
+    assert run_steps(plan(b="B"), two, seed=0).ran == []
+    assert run_steps(plan(), tmp_path / "three", seed=1, others=[one]).shared == [], "another seed is other work"
+
+
+def test_tasks_of_steps_that_are_taken_over_are_not_run(tmp_path: Path) -> None:
+    def refuse(place: Workplace) -> Sequence[Task]:
+        raise AssertionError("computed again")
+
+    def read(name: str, tasks: Any) -> Step:
+        return Step(name, writer(name), {}, tasks=tasks)
+
+    run_steps([read("r/two", None)], tmp_path / "one", seed=0)
+    steps = [read("r/one", lambda place: []), read("r/two", refuse)]
+    result = run_steps(steps, tmp_path / "two", seed=0, others=[tmp_path / "one"])
+    assert (result.ran, result.shared) == (["r/one"], ["r/two"])
 
 
 def test_a_changed_input_file_reruns(tmp_path: Path) -> None:

@@ -7,24 +7,20 @@ Paths in a recipe are relative to the recipe file.
 
 from __future__ import annotations
 
+import copy
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from f2llm.core.errors import ConfigError
+from f2llm.core.grid import Change, GridConfig
+from f2llm.core.overrides import apply_override, set_key
+from f2llm.core.section import Alpha, Name, Positive, Section, Seed, Share
 from f2llm.core.toml_lines import KeyPath, find_line, key_lines
 from f2llm.core.types import HOLDING_TEST_TEXTS, Aggregate, Depth, Distill, Importance, TaskType
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Alpha = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class TokenizerConfig(Section):
@@ -317,7 +313,7 @@ class Recipe(Section):
 
     name: Name
     description: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     license: str | None = None
     query_instruction: str = "Given a question, retrieve passages that can help answer the question."
     tokenizer: TokenizerConfig
@@ -332,6 +328,7 @@ class Recipe(Section):
     plan: PlanConfig = PlanConfig()
     models: Annotated[list[ModelConfig], Field(min_length=1)]
     report: ReportConfig
+    grid: GridConfig | None = None
 
     def model(self, name: str) -> ModelConfig:
         return next(model for model in self.models if model.name == name)
@@ -368,16 +365,32 @@ class RecipeFile:
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
         self.lines = key_lines(self.text)
-        self.overridden: set[KeyPath] = {apply_override(self.data, override) for override in overrides}
+        # Keys that were changed, and the place in the file that says so; None: `--set` does.
+        self.changed: dict[KeyPath, KeyPath | None] = {apply_override(self.data, given): None for given in overrides}
+
+    def varied(self, changes: Sequence[Change]) -> RecipeFile:
+        """The same recipe with keys changed; what is wrong with them is told with the line of their place."""
+        other = copy.copy(self)
+        other.data, other.changed = copy.deepcopy(self.data), dict(self.changed)
+        for change in changes:
+            try:
+                path = set_key(other.data, change.key, change.value)
+            except ConfigError as error:
+                raise self.fail(change.place, str(error)) from None
+            before = {old: place for old, place in other.changed.items() if old != path}
+            other.changed = {path: change.place, **before}
+        return other
 
     def fail(self, where: KeyPath, problem: str) -> ConfigError:
         """A ConfigError about the key at `where`."""
-        field = ".".join(str(part) for part in where)
-        if any(where[: len(path)] == path for path in self.overridden):
+        changed = next((path for path in self.changed if where[: len(path)] == path), None)
+        place = where if changed is None else self.changed[changed]
+        field = ".".join(str(part) for part in place or where)
+        if place is None:
             return ConfigError(f"--set {field}: {problem}")
-        line = find_line(self.lines, where)
-        place = f"{self.path}, line {line}" if line else str(self.path)
-        return ConfigError(f"{place}: {field}: {problem}" if field else f"{place}: {problem}")
+        line = find_line(self.lines, place)
+        start = f"{self.path}, line {line}" if line else str(self.path)
+        return ConfigError(f"{start}: {field}: {problem}" if field else f"{start}: {problem}")
 
     def resolve(self, path: str) -> Path:
         """A path written in the recipe, relative to the recipe file."""
@@ -387,6 +400,11 @@ class RecipeFile:
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> tuple[Recipe, RecipeFile]:
     """Read and validate the types of a recipe; relations between fields are checked by `f2llm.pipeline`."""
     file = RecipeFile(Path(path), overrides or [])
+    return read_recipe(file), file
+
+
+def read_recipe(file: RecipeFile) -> Recipe:
+    """The recipe in a file, with the types of its fields validated."""
     try:
         recipe = Recipe.model_validate(file.data)
     except ValidationError as error:
@@ -397,7 +415,7 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> tuple[R
                 merged(model)
             except ValidationError as error:
                 raise _explain(file, error, ("models", index, section)) from None
-    return recipe, file
+    return recipe
 
 
 def _explain(file: RecipeFile, error: ValidationError, inside: KeyPath = ()) -> ConfigError:
@@ -430,46 +448,7 @@ def _fields_at(path: KeyPath) -> list[str]:
 
 
 def _inner_section(annotation: Any) -> Any:
-    """The Section class inside an annotation such as list[SourceConfig] or dict[str, SizeConfig]."""
+    """The Section class inside an annotation such as list[SourceConfig], dict[str, SizeConfig], None | GridConfig."""
     while not hasattr(annotation, "model_fields"):
-        annotation = annotation.__args__[-1]
+        annotation = [part for part in annotation.__args__ if part is not type(None)][-1]
     return annotation
-
-
-def apply_override(data: dict[str, Any], override: str) -> KeyPath:
-    """Apply one `--set a.b=value`; list entries are chosen by index or by their name or id. Returns the key's path."""
-    key, sign, raw = override.partition("=")
-    if not sign or not key.strip():
-        raise ConfigError(f"--set {override!r}: write it as key=value, for example --set training.stage1.max_steps=50")
-    parts = key.strip().split(".")
-    path: KeyPath = ()
-    node: Any = data
-    for part in parts[:-1]:
-        step = _index(node, part, override)
-        path = (*path, step)
-        node = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
-        if not isinstance(node, dict | list):
-            raise ConfigError(f"--set {override!r}: {part!r} is a value, it has no keys inside")
-    last = _index(node, parts[-1], override)
-    node[last] = _toml_value(raw)
-    return (*path, last)
-
-
-def _index(node: Any, part: str, override: str) -> str | int:
-    if isinstance(node, dict):
-        return part
-    if part.isdigit() and int(part) < len(node):
-        return int(part)
-    names = [entry.get("name", entry.get("id")) if isinstance(entry, dict) else None for entry in node]
-    if part in names:
-        return names.index(part)
-    known = ", ".join(str(name) for name in names if name) or f"0 to {len(node) - 1}"
-    raise ConfigError(f"--set {override!r}: there is no entry {part!r}; entries: {known}")
-
-
-def _toml_value(raw: str) -> Any:
-    """Parse as a TOML value; what is none is taken as a string."""
-    try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        return raw

@@ -126,6 +126,22 @@ def replace_directory(temporary: Path, target: Path) -> None:
         sync(target.parent)
 
 
+def link_directory(source: Path, target: Path) -> None:
+    """Put what `source` holds in the place of `target` too: the same files where the disk can, else copies of them."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with explained(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary, copy_function=_link)
+    replace_directory(temporary, target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
+
+
 def sweep(directory: Path) -> None:
     """Remove what killed processes left of unfinished writes here and one level below; nobody may be writing there."""
     for ending in ("tmp", "old", "partial"):

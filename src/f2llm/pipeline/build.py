@@ -1,9 +1,13 @@
-"""`build`: check a recipe completely, then bring all its steps up to date. `train`, `dry_run`: parts of it."""
+"""`build`: check a recipe completely, then bring all its steps up to date. `train`, `dry_run`: parts of it.
+
+`build_grid`: all variants of its [grid] instead, each with all seeds; the others leave the grid out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from f2llm.core.config import Recipe, RecipeFile, load_recipe
@@ -13,6 +17,9 @@ from f2llm.core.log import silence
 from f2llm.data.engine import Engine
 from f2llm.pipeline.devices import Device
 from f2llm.pipeline.estimate import Plan, estimate
+from f2llm.pipeline.grid import Grid, run_grid
+from f2llm.pipeline.grid_cost import grid_cost
+from f2llm.pipeline.grid_table import write_grid
 from f2llm.pipeline.plan import make_plan
 from f2llm.pipeline.registry import with_registry
 from f2llm.pipeline.runner import BuildResult, needed, run_steps
@@ -68,6 +75,25 @@ def train(
         return run_steps(steps, place_of(recipe, out), seed=recipe.seed, world=world)
 
 
+def build_grid(
+    recipe_path: Path | str,
+    *,
+    out: Path | str | None = None,
+    overrides: list[str] | None = None,
+    engine: Engine | None = None,
+) -> Grid:
+    """Run the variants of a recipe's `[grid]` with all its seeds, as far as their scores; writes OUT/grid/grid.*.
+
+    A run that fails is among the result's, with the reason; ConfigError before any work when a variant is wrong.
+    """
+    with _processes() as world:
+        recipe, file = load(recipe_path, overrides)
+        grid = run_grid(recipe, file, place_of(recipe, out), world=world, engine=engine)
+        if world.is_main:
+            write_grid(grid)
+    return grid
+
+
 _DATA_GROUPS = {
     "convert": ("convert/", "evaluation-sets/"),
     "clean": ("clean",),
@@ -95,11 +121,21 @@ def build_data(
 
 
 def dry_run(
-    recipe_path: Path | str, device: Device, *, out: Path | str | None = None, overrides: list[str] | None = None
+    recipe_path: Path | str,
+    device: Device,
+    *,
+    out: Path | str | None = None,
+    overrides: list[str] | None = None,
+    grid: bool = True,
 ) -> Plan:
-    """What `build` would do and cost on `device`; the recipe is checked, but its data and weights need not be there."""
+    """What `build` would do and cost on `device`; the recipe is checked, but its data and weights need not be there.
+
+    With `grid`, a recipe's `[grid]` is checked and counted too.
+    """
     recipe, file = load(recipe_path, overrides)
-    return estimate(recipe, file, device, out=place_of(recipe, out))
+    place = place_of(recipe, out)
+    plan = estimate(recipe, file, device, out=place)
+    return replace(plan, grid=grid_cost(recipe, file, device, place)) if grid and recipe.grid else plan
 
 
 def load(recipe_path: Path | str, overrides: list[str] | None = None) -> tuple[Recipe, RecipeFile]:

@@ -76,14 +76,31 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class GridCost:
+    """What the grid of a recipe costs: of all its `trainings`, those that are `computed`; what is shared counts once.
+
+    `unknown` steps are not in the operations; `hours` from start to end, as of a plan.
+    """
+
+    variants: int
+    seeds: int
+    trainings: int
+    computed: int
+    flops: float
+    hours: float
+    unknown: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The steps in order, totals by model, and what all of it rests on."""
+    """The steps in order, totals by model, and what all of it rests on; `grid` where the recipe has one."""
 
     recipe: str
     device: Device
     steps: Sequence[PlannedStep]
     models: Sequence[Totals]
     assumptions: Sequence[str] = field(default_factory=list)
+    grid: GridCost | None = None
 
     @property
     def totals(self) -> Totals:
@@ -92,12 +109,12 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """From start to end: all devices train together, and one alone computes a teacher's stored vectors."""
-        alone = sum(step.flops or 0.0 for step in self.steps if step.kind == "teach")
-        return self.device.hours(alone) + self.device.hours(self.totals.flops - alone) / self.device.count
+        """From start to end."""
+        return hours_of(self.steps, self.device)
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers: counts, FLOPs, bytes and device hours."""
+        grid = {} if self.grid is None else {"grid": vars(self.grid)}
         return {
             "recipe": self.recipe,
             "device": self.device.to_json(),
@@ -105,7 +122,14 @@ class Plan:
             "models": [_with_hours(model, self.device) for model in self.models],
             "totals": {**_with_hours(self.totals, self.device), "hours": self.hours},
             "assumptions": list(self.assumptions),
+            **grid,
         }
+
+
+def hours_of(steps: Sequence[PlannedStep], device: Device) -> float:
+    """From start to end: all devices train together, and one alone computes a teacher's stored vectors."""
+    alone = sum(step.flops or 0.0 for step in steps if step.kind == "teach")
+    return device.hours(alone) + device.hours(sum(step.flops or 0.0 for step in steps) - alone) / device.count
 
 
 def _with_hours(item: PlannedStep | Totals, device: Device) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from f2llm.pipeline.devices import Device
-from f2llm.pipeline.estimate import Plan, PlannedStep, Totals, shortened
+from f2llm.pipeline.estimate import GridCost, Plan, PlannedStep, Totals, shortened
 
 WIDTH = 120
 
@@ -22,6 +22,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     out.print()
     out.print(_models_table([*plan.models, plan.totals], plan.device))
     out.print(f"\n{_total_line(plan)}")
+    if plan.grid is not None:
+        out.print(_grid_line(plan.grid, plan.device))
     out.print("\nAssumptions")
     for assumption in plan.assumptions:
         out.print(f"- {escape(assumption)}")
@@ -63,6 +65,13 @@ def _total_line(plan: Plan) -> str:
     steps = f"{totals.unknown} step{'s' * (totals.unknown > 1)}"
     unknown = f"; without {steps} of which nothing is known" if totals.unknown else ""
     return f"total: {hours}{days}{unknown}"
+
+
+def _grid_line(grid: GridCost, device: Device) -> str:
+    runs = f"grid: {grid.variants} variants x {grid.seeds} seeds, each such a build as far as its scores"
+    hours = f"{_power(grid.flops) or 0} FLOPs, {_hours(grid.hours) or 0} hours on {device.count}"
+    unknown = f"; without {grid.unknown} steps of which nothing is known" if grid.unknown else ""
+    return f"{runs}\n      {grid.computed} of {grid.trainings} trainings differ: {hours}{unknown}"
 
 
 def _unit(device: Device) -> str:

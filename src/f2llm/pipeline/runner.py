@@ -8,6 +8,7 @@ finds its partial directory again, if its fingerprint is still the same. What a 
 are the tasks of an engine (`f2llm.data.engine`), which leave markers there; the `tasks` of steps that follow each other
 are run all at once, before the steps themselves. Checkpoints of a training that was cut off are
 never thrown away: where the fingerprint has changed, the training itself refuses them and says what differs.
+A step that another build has finished with the same fingerprint is taken from there, where the caller names that build.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from f2llm.core.errors import ConfigError, F2LLMError
-from f2llm.core.files import digest_json, digest_tree, explained, read_json, replace_directory, write_json
+from f2llm.core.files import (
+    digest_json,
+    digest_tree,
+    explained,
+    link_directory,
+    read_json,
+    replace_directory,
+    write_json,
+)
 from f2llm.core.log import log
 from f2llm.core.machine import peak_memory_mb, reset_peak_memory
 from f2llm.data.engine import Engine, LocalEngine, Task
@@ -76,9 +85,12 @@ class Step:
 
 @dataclass
 class BuildResult:
+    """Names of the steps that were computed, and of those that were not; `shared` are those taken from other builds."""
+
     out: Path
     ran: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -90,16 +102,18 @@ def run_steps(
     until: str | None = None,
     world: World | None = None,
     engine: Engine | None = None,
+    others: Sequence[Path] = (),
 ) -> BuildResult:
     """Bring every step up to date, in order; `until` names the last step (or the last of a group) to run.
 
-    With several processes all call it; the main one decides what is up to date.
+    `others` are directories of builds whose finished steps are taken over, where they are the very same work. With
+    several processes all call it; the main one decides what is up to date.
     """
     started = time.monotonic()
     selected = _until(steps, until)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-    run = _Run(out, seed, world or World(), engine or LocalEngine(), BuildResult(out))
+    run = _Run(out, seed, world or World(), engine or LocalEngine(), BuildResult(out), others)
     try:
         for number, step in enumerate(selected):
             run.bring_up(step, f"{number + 1}/{len(selected)}", selected[number:])
@@ -118,13 +132,14 @@ class _Run:
     world: World
     engine: Engine
     result: BuildResult
+    others: Sequence[Path] = ()
     outputs: dict[str, str] = field(default_factory=dict)
     prepared: set[str] = field(default_factory=set)
 
     def bring_up(self, step: Step, place: str, following: Sequence[Step]) -> None:
         """Run a step unless it is up to date; `following` begins with it."""
         fingerprint = _fingerprint(step, self.outputs, self.seed)
-        manifest = self.world.gather(self._finished(step, fingerprint))[0]
+        manifest = self.world.gather(self.world.main_first(lambda: self._there(step, fingerprint)))[0]
         if manifest is None:
             started = time.monotonic()
             log(f"[bold]\\[{place}][/bold] {step.name}")
@@ -136,9 +151,16 @@ class _Run:
             self.result.skipped.append(step.name)
         self.outputs[step.name] = manifest["output"]
 
-    def _finished(self, step: Step, fingerprint: str) -> dict[str, Any] | None:
-        manifest = _manifest(self.out / step.name)
-        return manifest if manifest is not None and manifest.get("fingerprint") == fingerprint else None
+    def _there(self, step: Step, fingerprint: str) -> dict[str, Any] | None:
+        """The manifest of a step that is finished here, or was elsewhere and is now here too."""
+        for root in (self.out, *self.others):
+            manifest = _manifest(root / step.name)
+            if manifest is not None and manifest.get("fingerprint") == fingerprint:
+                if root != self.out:
+                    link_directory(root / step.name, self.out / step.name)
+                    self.result.shared.append(step.name)
+                return manifest
+        return None
 
     def _prepare(self, following: Sequence[Step]) -> None:
         """Run the tasks of the first of these steps and of those behind it that need no other one, all at once."""
@@ -147,7 +169,7 @@ class _Run:
             if step.tasks is None or step.name in self.prepared or not set(step.inputs) <= self.outputs.keys():
                 break
             fingerprint = _fingerprint(step, self.outputs, self.seed)
-            if self._finished(step, fingerprint) is None:
+            if self._there(step, fingerprint) is None:
                 partial = _partial_directory(self._partial(step), fingerprint, keep=False)
                 tasks += step.tasks(self._place(step, partial))
             self.prepared.add(step.name)
