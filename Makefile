@@ -36,7 +36,8 @@ format: $(VENV)/dev.done
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/dev.done
-	@$(BIN)/python benchmarks/encode_vs_peers.py
+	@$(BIN)/f2llm bench encode
+	@$(BIN)/f2llm bench query
 
 clean:
 	rm -rf $(VENV) build

@@ -48,3 +48,45 @@ def bench_tokenize(
     from f2llm.bench.tokenizing import bench_tokenize as run
 
     print_facts(run(data, texts=texts, runs=runs), as_json)
+
+
+Size = Annotated[str, typer.Option("--shape", help="A size of the family, with random weights.")]
+OwnModel = Annotated[str | None, typer.Option("--model", "-m", help="A model directory or hub id instead.")]
+EngineOf = Annotated[str, typer.Option("--engine", help="What runs f2llm's side: torch or openvino.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of every side; default: all cores.")]
+
+
+@app.command("encode", epilog="Example: f2llm bench encode --shape 80M --texts 96 --runs 5")
+def bench_encode(
+    shape: Size = "80M",
+    model: OwnModel = None,
+    engine: EngineOf = "torch",
+    texts: Annotated[int, typer.Option("--texts", min=2, help="Documents of mixed length.")] = 96,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Rounds to take the median of.")] = 5,
+    threads: Threads = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of real files; default: as found.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Documents to vectors, beside sentence-transformers as it comes and tuned alike; vectors are compared."""
+    from f2llm.bench.encoding import Setup
+    from f2llm.bench.encoding import bench_encode as run
+
+    print_facts(run(Setup(shape, model, engine, texts, runs, threads), data), as_json)
+
+
+@app.command("query", epilog="Example: f2llm bench query --shape 80M --queries 40 --runs 5")
+def bench_query(
+    shape: Size = "80M",
+    model: OwnModel = None,
+    engine: EngineOf = "torch",
+    queries: Annotated[int, typer.Option("--queries", min=2, help="Queries, one at a time, in each round.")] = 40,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Rounds.")] = 5,
+    threads: Threads = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of real files; default: as found.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Single queries with an instruction: p50 and p99, beside sentence-transformers; vectors are compared."""
+    from f2llm.bench.encoding import Setup
+    from f2llm.bench.encoding import bench_query as run
+
+    print_facts(run(Setup(shape, model, engine, queries, runs, threads), data), as_json)

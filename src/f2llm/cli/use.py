@@ -51,20 +51,37 @@ def embed(
     model: Model = None,
     as_query: Annotated[bool, typer.Option("--query", help="Embed as queries, with the model's query prompt.")] = False,
     instruction: Annotated[str | None, typer.Option(help="Embed as queries with this instruction.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Embed as queries of this kind: a prompt of the model, or STS, Retrieval, ...")
+    ] = None,
     dim: Dim = None,
+    precision: Annotated[
+        str, typer.Option(help="Type of the numbers: float32, float16, int8, uint8, binary, ubinary.")
+    ] = "float32",
+    engine: Annotated[str, typer.Option(help="What runs the model: auto, torch or openvino.")] = "auto",
+    processes: Annotated[int, typer.Option(min=1, help="Processes, each with the model in memory.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Turn texts into vectors."""
     from f2llm.apps.embed import embed_files
 
-    embedder = _load(model, dim)
-    count = embed_files(embedder, files, target, as_query=as_query or instruction is not None, instruction=instruction)
+    embedder = _load(model, dim, precision=precision, engine=engine)
+    count = embed_files(
+        embedder,
+        files,
+        target,
+        as_query=as_query or instruction is not None or task is not None,
+        instruction=instruction,
+        task=task,
+        processes=processes,
+    )
     stats = embedder.last_stats
     rate = stats.tokens / stats.seconds if stats.seconds else 0.0
     summary = {
         "out": str(target),
         "texts": count,
         "dims": embedder.dims,
+        "precision": embedder.precision,
         "tokens": stats.tokens,
         "truncated": stats.truncated,
         "tokens_per_second": round(rate, 1),
@@ -74,8 +91,8 @@ def embed(
     )
 
 
-def _load(model: str | None, dim: int | None) -> Any:
+def _load(model: str | None, dim: int | None, **options: Any) -> Any:
     from f2llm.model.embedder import Embedder
     from f2llm.pipeline.build import default_model
 
-    return Embedder.load(model or default_model(), truncate_dim=dim)
+    return Embedder.load(model or default_model(), truncate_dim=dim, **options)

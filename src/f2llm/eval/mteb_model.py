@@ -39,22 +39,14 @@ from f2llm.eval.mteb_tasks import task_names
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
 from f2llm.model.vectors import Precision, Vectors, dequantize, quantize, truncate
-from f2llm.text.prompts import DEFAULT_INSTRUCTION, query_prompt, with_prompt
+from f2llm.text.prompts import DEFAULT_INSTRUCTION, SYMMETRIC_INSTRUCTIONS, query_prompt, with_prompt
 
 _TABLE = 'give one table of texts, such as {"STS": "Retrieve similar text."}'
 REGISTERED = "codefuse-ai/F2LLM-v2-0.6B"
 # Files that do not change a vector: cards, reference vectors, exports for other programs.
 _NOT_THE_MODEL = ("README.md", checkpoint.REFERENCES, "onnx", "openvino")
 # What F2LLM-v2 asks by the type of a task (reference implementation), where the installed mteb does not know the model.
-BY_TYPE = {
-    "STS": "Retrieve semantically similar text.",
-    "BitextMining": "Retrieve translations of the following text.",
-    "Classification": "Classify the topic of the given text.",
-    "MultilabelClassification": "Classify the topic of the given text.",
-    "Clustering": "Classify the topic of the given text.",
-    "PairClassification": "Retrieve semantically entailed text.",
-    "query": DEFAULT_INSTRUCTION,
-}
+BY_TYPE = {**SYMMETRIC_INSTRUCTIONS, "query": DEFAULT_INSTRUCTION}
 
 
 def registered_instructions() -> dict[str, str]:
@@ -154,7 +146,7 @@ class InstructSource:
         self.instructions = {**registered_instructions(), **instructions}
         self.width, self.matryoshka_dims = self.embedder.dims, self.embedder.matryoshka_dims
         self.max_seq_length = self.embedder.max_seq_length
-        self.parameters = sum(parameter.numel() for parameter in self.embedder.decoder.parameters())
+        self.parameters = checkpoint.read_shape(directory).parameters
         self.speed = Speed()
 
     def prompt(self, metadata: Any, prompt_type: str | None) -> str:

@@ -87,12 +87,14 @@ class AttentionPlan:
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention: query [T, heads, head_dim], key and value [T, kv_heads, head_dim] -> [T, heads * head_dim].
 
+        On a CPU the queries of the prefix may be left out, where only its keys and values are wanted.
         `split` and not slices: its gradient is one concatenation, that of a slice is a zero tensor per run.
         """
         if _has_varlen(query):
             return self._attend_varlen(query, key, value, last=False)
-        queries = torch.split_with_sizes(query, [run.tokens for run in self.runs])
-        return self._attend_runs(self.runs, queries, key, value)
+        asking = self.runs if len(query) == self.tokens else self.runs[1:]
+        queries = torch.split_with_sizes(query, [run.tokens for run in asking])
+        return self._attend_runs(asking, queries, key, value)
 
     def attend_last(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The rows of `attend` at the last token of each sequence; query [N, heads, head_dim] holds those tokens only.

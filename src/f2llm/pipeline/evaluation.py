@@ -43,7 +43,7 @@ def evaluate_model(place: Workplace, recipe: Recipe, export: Export) -> None:
         prompts(recipe),
         matryoshka_dims=trained_dims(recipe, export.model),
     )
-    tasks, dims = evaluation_tasks(place, recipe), evaluated_dims(recipe, embedder.decoder.shape.hidden)
+    tasks, dims = evaluation_tasks(place, recipe), evaluated_dims(recipe, embedder.engine.width)
     scores = evaluate(embedder, tasks, name=export.name, dims=dims, instructions=export.stage == 2)
     write_json(place.directory / "timing.json", {"tokens_per_second": scores.pop("tokens_per_second")})
     write_json(place.directory / "scores.json", scores)

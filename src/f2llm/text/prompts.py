@@ -11,6 +11,22 @@ import re
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery: "
 DEFAULT_INSTRUCTION = "Given a question, retrieve passages that can help answer the question."
 
+SYMMETRIC_INSTRUCTIONS = {
+    "STS": "Retrieve semantically similar text.",
+    "BitextMining": "Retrieve translations of the following text.",
+    "Classification": "Classify the topic of the given text.",
+    "MultilabelClassification": "Classify the topic of the given text.",
+    "Clustering": "Classify the topic of the given text.",
+    "PairClassification": "Retrieve semantically entailed text.",
+}
+"""Type of a task whose texts are all queries, as MTEB names it -> what F2LLM-v2 asks (reference implementation)."""
+TASK_INSTRUCTIONS = {
+    **SYMMETRIC_INSTRUCTIONS,
+    "Retrieval": DEFAULT_INSTRUCTION,
+    "Reranking": DEFAULT_INSTRUCTION,
+}
+"""Type of a task -> the instruction of its queries."""
+
 # The published data of the first version writes "Instruct: ... \n Query:..."; the spaces are optional for its sake.
 _PREFIX = re.compile(r"\AInstruct: ?[^\n]*\n ?Query: ?")
 

@@ -1,0 +1,126 @@
+"""The PyTorch engine: the decoder's states, prefixes kept and dropped, many threads at once, the choice by name."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from f2llm.core.errors import ConfigError
+from f2llm.model.decoder import Decoder
+from f2llm.model.engines import pytorch
+from f2llm.model.engines.load import load_engine
+from f2llm.model.engines.pytorch import KEPT_PREFIXES, TorchEngine
+from f2llm.model.pack import embed, make_pack
+from tests.conftest import SMALL, random_decoder
+
+LENGTHS = [1, 7, 3, 7, 12, 1, 30, 3]
+
+
+def ids(length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, SMALL.vocab_size, length)
+
+
+@pytest.fixture
+def texts() -> list[np.ndarray]:
+    return [ids(length, seed) for seed, length in enumerate(LENGTHS)]
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Lengths of the texts of every pass that the engine makes."""
+    seen: list[list[int]] = []
+    whole = TorchEngine._pass
+    monkeypatch.setattr(TorchEngine, "_pass", lambda *a: seen.append([len(t) for t in a[1]]) or whole(*a))
+    return seen
+
+
+@pytest.mark.parametrize("block", [1, 5, 512])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_states_are_the_decoders(
+    texts: list[np.ndarray], block: int, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytorch, "_BLOCK", block)
+    decoder = random_decoder(replace(SMALL, layers=layers))
+    with torch.inference_mode():
+        expected = embed(decoder, make_pack(texts)).numpy()
+    found = TorchEngine(decoder).embed(texts)
+    assert (found.dtype, found.shape) == (np.float32, (len(texts), SMALL.hidden))
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_prefix_gives_the_states_of_whole_texts(texts: list[np.ndarray], layers: int) -> None:
+    engine, prefix = TorchEngine(random_decoder(replace(SMALL, layers=layers))), ids(6, 99)
+    expected = engine.embed([np.concatenate([prefix, text]) for text in texts])
+    for _ in range(2):  # computed, then kept
+        np.testing.assert_allclose(engine.embed(texts, prefix), expected, atol=1e-5, rtol=0)
+    for text, state in zip(texts, expected, strict=True):
+        np.testing.assert_allclose(engine.embed([text], prefix)[0], state, atol=1e-5, rtol=0)
+
+
+def test_the_decoder_is_left_as_it_was(texts: list[np.ndarray]) -> None:
+    decoder = random_decoder(SMALL)
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    TorchEngine(decoder).embed(texts, ids(6))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in decoder.state_dict().items())
+    decoder(torch.from_numpy(texts[1]), [0, 7]).sum().backward()  # the same weights still train
+    assert all(parameter.grad is not None for parameter in decoder.parameters())
+
+
+def test_a_kept_prefix_is_not_computed_again(small_decoder: Decoder, passes: list[list[int]]) -> None:
+    engine = TorchEngine(small_decoder)
+    for _ in range(3):
+        engine.embed([ids(4)], ids(9, 1))
+    assert passes == [[9], [4], [4], [4]]
+
+
+def test_few_prefixes_are_kept_the_last_used_ones(small_decoder: Decoder, passes: list[list[int]]) -> None:
+    engine = TorchEngine(small_decoder)
+    prefixes = [ids(5, seed) for seed in range(KEPT_PREFIXES + 1)]
+    for prefix in [*prefixes[:-1], prefixes[0], prefixes[-1]]:  # the first is used again, so the second has to go
+        engine.embed([ids(2)], prefix)
+    passes.clear()
+    engine.embed([ids(2)], prefixes[0])
+    assert passes == [[2]]
+    engine.embed([ids(2)], prefixes[1])
+    assert passes == [[2], [5], [2]]
+
+
+def test_many_threads_get_the_states_of_one(small_decoder: Decoder) -> None:
+    engine = TorchEngine(small_decoder)
+    calls = [([ids(3 + n % 5, n)], ids(5, n % 12)) for n in range(48)]
+    expected = [TorchEngine(small_decoder).embed(*call) for call in calls]
+    with ThreadPoolExecutor(6) as pool:
+        for found, wanted in zip(pool.map(lambda call: engine.embed(*call), calls), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_no_text_and_an_empty_prefix(small_decoder: Decoder) -> None:
+    engine = TorchEngine(small_decoder)
+    assert engine.embed([]).shape == (0, SMALL.hidden)
+    np.testing.assert_array_equal(engine.embed([ids(3)], ids(0)), engine.embed([ids(3)]))
+
+
+def test_half_precision_is_near(texts: list[np.ndarray]) -> None:
+    decoder = random_decoder(SMALL)
+    expected = TorchEngine(decoder).embed(texts, ids(6))
+    found = TorchEngine(decoder.to(torch.bfloat16)).embed(texts, ids(6))
+    cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.99
+
+
+def test_engines_by_name(model_directory: Path) -> None:
+    for name in ("auto", "torch"):
+        engine = load_engine(model_directory, name)
+        assert (engine.name, engine.width, engine.device) == ("torch", SMALL.hidden, "cpu")
+    with pytest.raises(ConfigError, match="engine is 'onnx'; give one of auto, torch, openvino"):
+        load_engine(model_directory, "onnx")
+    with pytest.raises(ConfigError, match="the torch engine needs float32, bfloat16 or float16"):
+        load_engine(model_directory, "torch", dtype=torch.int8)
+    with pytest.raises(ConfigError, match="runs float32 and int8 on cpu"):
+        load_engine(model_directory, "openvino", device="cuda")
