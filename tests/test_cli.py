@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-COMMANDS = ("build", "search", "embed", "doctor", "sizes", "prune", "trim", "merge")
+COMMANDS = ("build", "search", "embed", "doctor", "sizes", "prune", "trim", "merge", "export")
 LINES = ["Good morning", "bonjour", "def add(a, b): return a + b", "Good morning", "", "доброе утро"]
 
 
@@ -132,6 +132,8 @@ def test_sizes(tmp_path: Path) -> None:
         (("trim", "MODEL", "--out", "t"), 2, "give --languages, --corpus"),
         (("trim", "MODEL", "--languages", "klingon", "--out", "t"), 2, "no language 'klingon'"),
         (("merge", "MODEL", "--out", "m"), 2, "at least two"),
+        (("export", "MODEL", "--to", "tflite", "--out", "e"), 2, "--to tflite: give one of onnx, openvino, gguf"),
+        (("export", "MODEL", "--to", "onnx", "--out", "MODEL"), 2, "would replace the input"),
         (("frobnicate",), 2, "No such command"),
     ],
 )

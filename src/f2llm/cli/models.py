@@ -1,4 +1,4 @@
-"""Commands on models: prune, trim, merge, doctor, sizes."""
+"""Commands on models: prune, trim, merge, export, doctor, sizes."""
 
 from __future__ import annotations
 
@@ -117,6 +117,31 @@ def merge(
     report = run(models, target_dir, weights=shares)
     parts = ", ".join(f"{name} ({share:.3g})" for name, share in zip(report.names, report.weights, strict=True))
     print_summary_line({"out": str(target_dir), **as_dict(report)}, as_json, f"{target_dir} is the average of {parts}")
+
+
+@app.command(epilog="Example: f2llm export build/mini/export/mini-small/model --to onnx --out mini-small-onnx")
+def export(
+    model: Annotated[str, typer.Argument(help="Model directory or hub id.")],
+    kind: Annotated[str, typer.Option("--to", help="onnx, openvino or gguf (llama.cpp).")],
+    target: Annotated[Path, typer.Option("--out", help="Where it goes: a folder, for gguf a file.")],
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="float32 (default) or int8; gguf: float16 (default) or float32.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model for ONNX Runtime or OpenVINO, checked against its own vectors, or for llama.cpp."""
+    from f2llm.model.export_graph import export as run
+
+    report = run(model, kind, target, precision)
+    if kind == "gguf":
+        command = f"llama-server -m {target} --embedding --pooling last"
+        text = f"{target}: {report.bytes / 1e6:,.1f} MB in {report.precision}; serve it with: {escape(command)}"
+    else:
+        text = (
+            f"{target}: {report.bytes / 1e6:,.1f} MB in {report.precision}; of {report.checked} texts, padded on "
+            f"either side, the worst cosine to the model's own vectors is {report.cosine:.6f}"
+        )
+    print_summary_line(as_dict(report), as_json, text)
 
 
 @app.command(epilog="Example: f2llm doctor build/mini/export/mini-small/model")

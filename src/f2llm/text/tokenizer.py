@@ -175,9 +175,14 @@ class Tokenizer:
             "model_input_names": ["input_ids", "attention_mask"],
         })  # fmt: skip
 
+    def rules(self) -> dict[str, Any]:
+        """What tokenizer.json holds."""
+        rules: dict[str, Any] = json.loads(self._backend.to_str())
+        return rules
+
     def vocabulary_digest(self) -> str:
         """SHA-256 of what decides the ids of a text that is not cut: two tokenizers with the same one agree."""
-        rules = json.loads(self._backend.to_str())
+        rules = self.rules()
         kept = {name: rules[name] for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
