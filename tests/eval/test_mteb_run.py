@@ -11,6 +11,7 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
+from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 
 from f2llm.core.errors import ConfigError, ModelError
@@ -259,3 +260,12 @@ def test_wrong_options_are_one_sentence(model_directory: Path, tmp_path: Path) -
         evaluate_directory(model_directory, [], tmp_path, precisions=["int4"])
     with pytest.raises(ConfigError, match="--dims has 0"):
         evaluate_directory(model_directory, [], tmp_path, dims=[0])
+
+
+def test_columns_are_read_whole_only_while_a_task_is_scored() -> None:
+    column = Dataset.from_dict({"label": ["b", "a", "b"]})["label"]
+    assert not hasattr(column, "__array__")
+    with mteb_run._whole_columns():
+        assert np.asarray(column).tolist() == list(column)
+        assert np.asarray(column, dtype=object).dtype == object
+    assert not hasattr(column, "__array__")
