@@ -3,9 +3,9 @@
     python benchmarks/mteb_parity.py MODEL --data ../shared/data [--task NAME ...] [--out DIR] [--json]
 
 MODEL is a directory of sentence-transformers; without --task, twelve quick tasks of seven types. Both sides score the
-same task objects with mteb's evaluators; the wrapper encodes for itself. Our vectors and results are kept in DIR, such as
-the folder of a model that `f2llm eval --out` wrote. The largest difference of a main score must stay below 1e-4, or the
-exit is 1.
+same task objects with mteb's evaluators; the wrapper encodes for itself. Our vectors and results are kept in DIR, such
+as the folder of a model that `f2llm eval --out` wrote. The largest difference of a main score must stay below 1e-4, or
+the exit is 1.
 """
 
 from __future__ import annotations
