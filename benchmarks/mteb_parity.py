@@ -1,10 +1,11 @@
 """Whether `f2llm eval` gives the scores that mteb's own wrapper gives, on real tasks and a real model.
 
-    python benchmarks/mteb_parity.py MODEL --data ../shared/data [--task NAME ...] [--json]
+    python benchmarks/mteb_parity.py MODEL --data ../shared/data [--task NAME ...] [--out DIR] [--json]
 
 MODEL is a directory of sentence-transformers; without --task, twelve quick tasks of seven types. Both sides score the
-same task objects with mteb's evaluators; the wrapper encodes for itself. The largest difference of a main score must
-stay below 1e-4, or the exit is 1.
+same task objects with mteb's evaluators; the wrapper encodes for itself. Our vectors and results are kept in DIR, such
+as the folder of a model that `f2llm eval --out` wrote. The largest difference of a main score must stay below 1e-4, or
+the exit is 1.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from f2llm.eval.mteb_run import evaluate_directory
 from f2llm.eval.mteb_tasks import go_offline
 
 TASKS = (
-    "LocalTatoebaBitextMining", "LocalCMRC2018Retrieval", "LocalPQuADRetrieval", "LocalText2SQLRetrieval",
-    "LocalBanking77Classification", "LocalWisesightClassification", "LocalSIB200Classification",
-    "LocalBanking77Clustering", "LocalCSLClustering", "LocalKorSTS", "LocalJNLIPairClassification",
-    "LocalMedQuADReranking",
+    "LocalTatoebaBitextMining", "LocalCMRC2018Retrieval", "LocalMedQuADReranking", "LocalBanking77Classification",
+    "LocalWisesightClassification", "LocalNusaXClassification", "LocalSIB200Classification", "LocalCSLClustering",
+    "LocalKorSTS", "LocalJSTS", "LocalKLUENLIPairClassification", "LocalJNLIPairClassification",
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     names = options.task or TASKS
     with tempfile.TemporaryDirectory() as folder:
         results = evaluate_directory(
-            options.model, local_tasks(options.data, names), Path(folder), data=options.data, dims=[]
+            options.model, local_tasks(options.data, names), options.out or Path(folder), data=options.data, dims=[]
         )
     ours = {result.task: result.main_score for result in results}
     theirs = by_wrapper(options.model, local_tasks(options.data, names))
@@ -59,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--task", action="append", help="a local task (repeatable)")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

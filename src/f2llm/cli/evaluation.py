@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from f2llm.cli.common import Json, out
 from f2llm.core.errors import ConfigError
+from f2llm.core.log import print_wide
 
 app = typer.Typer(no_args_is_help=True)
+WIDEST = 160  # of a comparison, whose flags are sentences
 
 
 @app.command("eval", epilog="Example: f2llm eval build/mini/export/mini-small/model --data ../shared/data --budget 10m")
@@ -63,7 +66,7 @@ def evaluate(
         entries = [asdict(result) | {"scores_by_query": None} for own in results.values() for result in own]
         print(json.dumps({"out": str(target), "results": entries}, ensure_ascii=False, allow_nan=False))
         return
-    out.print(results_table(results))
+    print_wide(out, results_table(results))
     for name, own in results.items():
         for failed in (result for result in own if result.error):
             out.print(f"[yellow]{name}, {failed.task}[/yellow]: {escape(str(failed.error))}")
@@ -110,7 +113,7 @@ def compare(
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False, allow_nan=False))
         return
-    for table in comparison_tables(found, per_task=tasks, width=out.width):
-        out.print(table)
+    for part in comparison_tables(found, per_task=tasks, width=out.width):
+        print_wide(out, part, WIDEST) if isinstance(part, Table) else out.print(part)
     if report:
         out.print(f"the report: {report / 'report.html'}")

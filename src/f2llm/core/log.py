@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 T = TypeVar("T")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -28,6 +29,12 @@ def log(message: str) -> None:
 def warn(message: str) -> None:
     """A line that should be noticed; the run goes on."""
     console.print(f"[yellow]warning:[/yellow] {message}")
+
+
+def print_wide(out: Console, table: Table, limit: int = 10_000) -> None:
+    """Print a table as wide as it needs (up to `limit`): a narrower terminal wraps its lines, and no cell is cut."""
+    needed = out.measure(table, options=out.options.update(width=limit)).maximum
+    Console(file=out.file, width=max(out.width, needed), highlight=False).print(table)
 
 
 class Bar:

@@ -19,13 +19,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from f2llm.core.files import atomic_path, write_json, write_text
+from f2llm.core.log import print_wide
 from f2llm.eval.significance import paired_t
 from f2llm.pipeline.data_card_text import markdown_table
 from f2llm.pipeline.grid import Grid, Run
 from f2llm.pipeline.grid_chart import grid_png
 
 MACRO = "macro"
-WIDTH = 120
 _HEADS = ("variant", "model", "seeds", "macro", "to the base", "95% interval")
 
 
@@ -191,7 +191,7 @@ def print_grid(out: Console, grid: Grid) -> None:
     for row in rows_of(grid):
         if row.score == MACRO:
             table.add_row(*map(escape, _cells(row, grid)))
-    Console(file=out.file, width=max(out.width, WIDTH), highlight=False).print(table)
+    print_wide(out, table)
     for run in grid.failed:
         out.print(f"failed: {escape(run.variant)}, seed {run.seed}: {escape(str(run.failed))}")
     steps = grid.steps

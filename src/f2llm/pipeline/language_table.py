@@ -24,6 +24,7 @@ from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.families import family
 from f2llm.core.files import read_json
 from f2llm.core.languages import Language, known_languages, language
+from f2llm.core.log import print_wide
 from f2llm.core.types import TASK_TYPES, TaskType
 from f2llm.data.sources_view import published_languages
 
@@ -204,8 +205,7 @@ def print_languages(console: Console, rows: Sequence[LanguageRow], models: Seque
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*map(escape, _cells(row, kinds, paper, shown)))
-    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
-    Console(file=console.file, width=max(console.width, needed), highlight=False).print(table)
+    print_wide(console, table)
     console.print(_summary(rows), highlight=False)
 
 

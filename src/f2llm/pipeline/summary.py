@@ -9,9 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from f2llm.core.files import read_json
+from f2llm.core.log import print_wide
 from f2llm.eval.page import baseline_name
-
-WIDTH = 126  # what the table needs; a narrower terminal wraps its lines
 
 
 def print_summary(out: Console, directory: Path) -> None:
@@ -32,7 +31,7 @@ def print_summary(out: Console, directory: Path) -> None:
     for baseline in content["baselines"]:
         scores = [f"{baseline['scores'][task]:.3f}" for task in tasks]
         table.add_row(f"[dim]{baseline_name(baseline['name'])}", "", "", "", *scores, "")
-    Console(file=out.file, width=max(out.width, WIDTH), highlight=False).print(table)
+    print_wide(out, table)
     _print_searches(out, report)
     out.print(f"\nreport: {report / 'report.html'}")
 
