@@ -42,6 +42,7 @@ from f2llm.text.tokenizer import Tokenizer
 MAX_TOKENS, VOCABULARY = 512, 8192
 MIN_COSINE = 0.99999
 _QUERY_TOKENS = 10
+_UNCUT = 2**20  # tokens; to know how long a text is before it is cut
 _OURS, _PEERS = "f2llm", ("default", "equal")
 
 
@@ -120,7 +121,7 @@ def make_queries(names: Sequence[str], tokenizer: Tokenizer, count: int) -> list
 
 def _joined(names: Sequence[str], tokenizer: Tokenizer, length: float, generator: np.random.Generator) -> str:
     words = [names[number] for number in generator.integers(len(names), size=max(1, int(length)))]
-    tokens = len(tokenizer.encode([" ".join(words)])[0])
+    tokens = len(tokenizer.limited_to(_UNCUT).encode([" ".join(words)])[0])
     return " ".join(words[: max(1, round(min(1.0, length / tokens) * len(words)))])
 
 

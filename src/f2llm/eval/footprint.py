@@ -34,6 +34,7 @@ from f2llm.core.files import read_json, write_json
 from f2llm.core.log import Bar, warn
 from f2llm.core.machine import hardware, memory_mb, peak_memory_mb, reset_peak_memory
 from f2llm.eval.mteb_model import MtebModel, device, is_qwen3, sentence_transformer, tokens_read
+from f2llm.model import checkpoint
 from f2llm.model.card import read_teacher
 from f2llm.model.checkpoint import REFERENCE_TEXTS
 from f2llm.model.embedder import Embedder
@@ -159,7 +160,7 @@ def _decoder(directory: Path) -> _Loaded:
     def tokens(texts: list[str]) -> int:
         return sum(map(len, model.tokenizer.encode_counted(texts)[0]))
 
-    return _Loaded(model.encode, tokens, sum(parameter.numel() for parameter in model.decoder.parameters()))
+    return _Loaded(model.encode, tokens, checkpoint.read_shape(directory).parameters)
 
 
 def _any_other(directory: Path) -> _Loaded:
