@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -28,6 +29,16 @@ def log(message: str) -> None:
 def warn(message: str) -> None:
     """A line that should be noticed; the run goes on."""
     console.print(f"[yellow]warning:[/yellow] {message}")
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Say nothing inside the block, where a caller sums up what many calls would say."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 class Bar:
