@@ -10,7 +10,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from f2llm.cli.common import Dim, Json, Model, as_dict, out, print_summary_line
+from f2llm.cli.common import (
+    Address,
+    Dim,
+    EngineName,
+    Json,
+    Model,
+    as_dict,
+    chosen_engine,
+    out,
+    print_summary_line,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,8 +56,17 @@ def search(
 
 @app.command(epilog="Example: f2llm embed names.txt --out vectors.parquet --dim 64")
 def embed(
-    files: Annotated[list[Path], typer.Argument(help="Text files (one text a line) or folders.")],
-    target: Annotated[Path, typer.Option("--out", help="Where vectors go: .parquet (with the texts) or .npy.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Text files (a text a line), tables (.csv, .tsv, .jsonl, .parquet) or folders.")
+    ],
+    target: Annotated[
+        Path, typer.Option("--out", help="Where vectors go: .parquet (with the texts), .npy, or a folder of parts.")
+    ],
+    text: Annotated[str | None, typer.Option("--text", help="Column of the text in tables; default: text.")] = None,
+    keep: Annotated[list[str] | None, typer.Option("--keep", help="Column of a table to keep (repeatable).")] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="Stored as float32, float16, int8, uint8, binary or ubinary.")
+    ] = "float32",
     model: Model = None,
     as_query: Annotated[bool, typer.Option("--query", help="Embed as queries, with the model's query prompt.")] = False,
     instruction: Annotated[str | None, typer.Option(help="Embed as queries with this instruction.")] = None,
@@ -55,40 +74,30 @@ def embed(
         str | None, typer.Option(help="Embed as queries of this kind: a prompt of the model, or STS, Retrieval, ...")
     ] = None,
     dim: Dim = None,
-    precision: Annotated[
-        str, typer.Option(help="Type of the numbers: float32, float16, int8, uint8, binary, ubinary.")
-    ] = "float32",
-    engine: Annotated[str, typer.Option(help="What runs the model: auto, torch or openvino.")] = "auto",
-    processes: Annotated[int, typer.Option(min=1, help="Processes, each with the model in memory.")] = 1,
+    engine: EngineName = "local",
+    address: Address = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="That encode side by side; default: 1, with all cores.")
+    ] = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of text files.")] = "utf-8",
     as_json: Json = False,
 ) -> None:
-    """Turn texts into vectors."""
-    from f2llm.apps.embed import embed_files
+    """Turn texts into vectors, millions if need be: run the command again after a kill, and it goes on."""
+    from f2llm.pipeline.build import default_model
+    from f2llm.pipeline.embedding import EmbedOptions, embed_files
 
-    embedder = _load(model, dim, precision=precision, engine=engine)
-    count = embed_files(
-        embedder,
-        files,
-        target,
-        as_query=as_query or instruction is not None or task is not None,
-        instruction=instruction,
-        task=task,
-        processes=processes,
+    options = EmbedOptions(
+        text, tuple(keep or ()), encoding, as_query or instruction is not None, instruction, dim, precision
     )
-    stats = embedder.last_stats
-    rate = stats.tokens / stats.seconds if stats.seconds else 0.0
-    summary = {
-        "out": str(target),
-        "texts": count,
-        "dims": embedder.dims,
-        "precision": embedder.precision,
-        "tokens": stats.tokens,
-        "truncated": stats.truncated,
-        "tokens_per_second": round(rate, 1),
-    }
-    print_summary_line(
-        summary, as_json, f"{count:,} vectors of {embedder.dims} dimensions in {target} ({rate:,.0f} tokens/s)"
-    )
+    workers = chosen_engine(engine, address, processes or (1 if engine == "local" else None))
+    try:
+        done = embed_files(files, target, model=model or default_model(), options=options, engine=workers)
+    finally:
+        workers.close()
+    rate = done.tokens / done.seconds if done.seconds else 0.0
+    summary = {"out": str(target), **as_dict(done), "tokens_per_second": round(rate, 1)}
+    line = f"{done.texts:,} vectors of {done.dims} dimensions in {target}"
+    print_summary_line(summary, as_json, f"{line} ({rate:,.0f} tokens/s a process)" if done.tokens else line)
 
 
 def _load(model: str | None, dim: int | None, **options: Any) -> Any:
