@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
-from sklearn.metrics import v_measure_score
 
 from f2llm.eval import metrics
 
@@ -66,10 +65,3 @@ def test_spearman_equals_scipy(pairs: list[tuple[int, float]]) -> None:
         assert metrics.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
     else:
         assert metrics.spearman(a, b) == 0.0
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=60))
-def test_v_measure_equals_sklearn(pairs: list[tuple[int, int]]) -> None:
-    labels, clusters = zip(*pairs, strict=True)
-    assert metrics.v_measure(labels, clusters) == pytest.approx(v_measure_score(labels, clusters), abs=1e-9)

@@ -125,13 +125,13 @@ def test_binary_cosine_counts_equal_signs(a: Any, b: Any) -> None:
 
 def test_digest_is_of_the_files_that_make_vectors(long_model: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(long_model, tmp_path / "copy")
-    digest = mteb_model.model_digest(long_model)
+    digest = checkpoint.model_digest(long_model)
     (copy / "README.md").write_text("another card")
     (copy / ".cache").mkdir()
     (copy / ".cache" / "x").write_text("x")
-    assert mteb_model.model_digest(copy) == digest
+    assert checkpoint.model_digest(copy) == digest
     (copy / "1_Pooling" / "config.json").write_text("{}")
-    assert mteb_model.model_digest(copy) != digest
+    assert checkpoint.model_digest(copy) != digest
 
 
 def test_a_directory_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
