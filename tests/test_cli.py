@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-COMMANDS = ("build", "search", "embed", "doctor", "sizes", "prune", "trim", "merge", "export")
+COMMANDS = ("build", "search", "embed", "doctor", "sizes", "prune", "trim", "merge", "export", "cluster")
 LINES = ["Good morning", "bonjour", "def add(a, b): return a + b", "Good morning", "", "доброе утро"]
 
 
@@ -103,6 +103,17 @@ def test_merge(model_directory: Path, texts: Path) -> None:
     assert run("doctor", "merged", cwd=texts.parent).returncode == 0
 
 
+def test_cluster(model_directory: Path, texts: Path) -> None:
+    arguments = ("cluster", texts, "--model", model_directory, "--clusters", "2")
+    facts = json.loads(run(*arguments, "--json", cwd=texts.parent).stdout)
+    assert (facts["out"], facts["rows"], len(facts["clusters"])) == ("clusters", 5, 2)
+    assert pq.read_table(texts.parent / "clusters" / "clusters.parquet")["row"].to_pylist() == [1, 2, 3, 4, 6]
+    done = run(*arguments, "--identify", "--map-rows", "0", cwd=texts.parent)
+    assert done.returncode == 0, done.stderr
+    assert "5 rows in 2 clusters" in " ".join(done.stdout.split())
+    assert "the report: clusters/report.html" in " ".join(done.stdout.split())
+
+
 def test_sizes(tmp_path: Path) -> None:
     rows = json.loads(run("sizes", "--json", cwd=tmp_path).stdout)["sizes"]
     assert [row["name"] for row in rows] == ["80M", "160M", "330M", "0.6B", "1.7B", "4B", "8B", "14B"]
@@ -134,6 +145,12 @@ def test_sizes(tmp_path: Path) -> None:
         (("merge", "MODEL", "--out", "m"), 2, "at least two"),
         (("export", "MODEL", "--to", "tflite", "--out", "e"), 2, "--to tflite: give one of onnx, openvino, gguf"),
         (("export", "MODEL", "--to", "onnx", "--out", "MODEL"), 2, "would replace the input"),
+        (("cluster", "nowhere.csv", "-m", "MODEL"), 3, "there is no file nowhere.csv"),
+        (("cluster", "texts.txt", "--lang", "language", "-m", "MODEL"), 2, "has no column language"),
+        (("cluster", "texts.txt", "--clusters", "many", "-m", "MODEL"), 2, "a number of at least 1, or auto"),
+        (("cluster", "texts.txt", "--clusters", "6", "-m", "MODEL"), 2, "there are 4 different texts; give 1 to 4"),
+        (("cluster", "texts.txt", "--method", "dbscan", "-m", "MODEL"), 2, "give kmeans or hdbscan"),
+        (("cluster", "texts.txt", "--colour", "language", "-m", "MODEL"), 2, "--lang COLUMN or --identify"),
         (("frobnicate",), 2, "No such command"),
     ],
 )
