@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,17 +120,6 @@ def test_binary_cosine_counts_equal_signs(a: Any, b: Any) -> None:
     found = cosine(quantised(a, "binary"), quantised(b, "binary"))
     equal = ((a > 0)[:, None, :] == (b > 0)[None, :, :]).sum(axis=2)
     np.testing.assert_allclose(found, 2 * equal / 16 - 1, atol=1e-5)
-
-
-def test_digest_is_of_the_files_that_make_vectors(long_model: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(long_model, tmp_path / "copy")
-    digest = mteb_model.model_digest(long_model)
-    (copy / "README.md").write_text("another card")
-    (copy / ".cache").mkdir()
-    (copy / ".cache" / "x").write_text("x")
-    assert mteb_model.model_digest(copy) == digest
-    (copy / "1_Pooling" / "config.json").write_text("{}")
-    assert mteb_model.model_digest(copy) != digest
 
 
 def test_a_directory_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
