@@ -12,6 +12,7 @@ Cost beside encoding: see docs/results/cluster.md; memory is the vectors (4 byte
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def _partition(V_ND: Vectors, different: int, settings: Settings) -> tuple[Parti
 
 def usual_min_size(rows: int) -> int:
     """The smallest cluster of HDBSCAN where none is told: a fifth of the root of the rows learnt from, at least 5."""
-    return max(5, round(min(rows, FULL_ROWS) ** 0.5 / 5))
+    return max(5, round(math.sqrt(min(rows, FULL_ROWS)) / 5))
 
 
 def describe(rows: Rows, partition: Partition, choice: Choice | None, settings: Settings) -> dict[str, Any]:
@@ -169,6 +170,7 @@ def _clusters(rows: Rows, partition: Partition, seed: int) -> list[dict[str, Any
     order = np.argsort(partition.cluster, kind="stable")
     bounds = np.searchsorted(partition.cluster[order], np.arange(count + 1))
     found = []
+    distance = partition.distance.tolist()
     for number in range(count):
         members = order[bounds[number] : bounds[number + 1]].tolist()
         mix = _ordered([groups[row] for row in members])
@@ -183,7 +185,8 @@ def _clusters(rows: Rows, partition: Partition, seed: int) -> list[dict[str, Any
             "one_language": cluster_facts.one_language_alone(mix, overall) if rows.langs is not None else None,
             "labels": _top([rows.labels[row] for row in members]) if rows.labels is not None else {},
             "examples": [
-                _example(rows, partition, row) for row in central(partition.distance, members, rows.texts, EXAMPLES)
+                _example(rows, partition, row)
+                for row in central(partition.distance.tolist(), members, rows.texts, EXAMPLES)
             ],
         }
         found.append(entry)

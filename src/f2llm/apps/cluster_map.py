@@ -40,7 +40,8 @@ def layout(V_SD: Vectors, seed: int = 0) -> Floats:
 
 def _in_unit_square(places_S2: Floats) -> Floats:
     low, high = places_S2.min(axis=0), places_S2.max(axis=0)
-    return ((places_S2 - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+    scaled: Floats = ((places_S2 - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+    return scaled
 
 
 def _start(P_SC: Floats) -> Floats:

@@ -20,7 +20,8 @@ import numpy as np
 from f2llm.apps.cluster_fit import NOISE, Floats, Ints
 from f2llm.apps.cluster_labels import told
 from f2llm.apps.cluster_map import anchors
-from f2llm.apps.cluster_pictures import MUTED, PALETTE, Groups, style_of
+from f2llm.apps.cluster_pictures import PALETTE, Groups, style_of
+from f2llm.core.pictures import MUTED
 
 TEXT_CHARS = 240
 _SHOWN_LANGUAGES = 8
