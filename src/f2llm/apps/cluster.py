@@ -170,7 +170,7 @@ def _clusters(rows: Rows, partition: Partition, seed: int) -> list[dict[str, Any
     order = np.argsort(partition.cluster, kind="stable")
     bounds = np.searchsorted(partition.cluster[order], np.arange(count + 1))
     found = []
-    distance = partition.distance.tolist()
+    partition.distance.tolist()
     for number in range(count):
         members = order[bounds[number] : bounds[number + 1]].tolist()
         mix = _ordered([groups[row] for row in members])
