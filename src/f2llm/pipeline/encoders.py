@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from f2llm.core.errors import DataError, ModelError
+from f2llm.core.errors import ModelError
 from f2llm.core.extras import optional
-from f2llm.core.files import read_json
 from f2llm.data.mine import Encode, Encoder
 from f2llm.data.ngrams import make_ngram_encoder
+from f2llm.eval.mteb_model import device, is_qwen3
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
 
@@ -35,7 +34,7 @@ def encoder_factory(spec: str) -> Callable[[], Encoder]:
         return make_ngram_encoder
     directory = Path(spec).expanduser()
     if directory.is_dir():
-        _is_qwen3(directory)
+        is_qwen3(directory)
         return partial(load_encoder, str(directory.resolve()))
     return partial(load_encoder, spec)
 
@@ -43,31 +42,16 @@ def encoder_factory(spec: str) -> Callable[[], Encoder]:
 def load_encoder(spec: str) -> Encoder:
     """The encoder of a model, read now."""
     directory = checkpoint.resolve(spec)
-    if _is_qwen3(directory):
-        model = Embedder.load(directory, device=_device())
+    if is_qwen3(directory):
+        model = Embedder.load(directory, device=device())
         return Encoder(model.encode_document, model.encode_query)
     return _sentence_transformer(str(directory) if Path(spec).is_dir() else spec)
-
-
-def _is_qwen3(directory: Path) -> bool:
-    try:
-        config = read_json(directory / "config.json")
-    except DataError:
-        config = {}
-    if isinstance(config, dict) and config.get("model_type") == "qwen3":
-        return True
-    if (directory / "modules.json").is_file():
-        return False
-    raise ModelError(
-        f"{directory} is neither a Qwen3 model (config.json with model_type qwen3) nor one of sentence-transformers "
-        "(modules.json); give the directory of one of these, or ngrams"
-    )
 
 
 def _sentence_transformer(spec: str) -> Encoder:
     package = optional("sentence_transformers", "mine")
     try:
-        model = package.SentenceTransformer(spec, device=_device(), trust_remote_code=False)
+        model = package.SentenceTransformer(spec, device=device(), trust_remote_code=False)
     except Exception as error:  # of transformers, safetensors, the hub and the modules that the directory names
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{spec} cannot be read by sentence-transformers: {reason}") from None
@@ -76,7 +60,3 @@ def _sentence_transformer(spec: str) -> Encoder:
 
 def _quiet(encode: Any) -> Encode:
     return lambda texts: np.asarray(encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32)
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
