@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-COMMANDS = ("build", "search", "embed", "doctor", "sizes", "prune", "trim", "merge", "export")
+COMMANDS = (
+    "build", "index", "search", "embed", "doctor", "sizes", "prune", "trim", "merge", "export", "cluster"
+)  # fmt: skip
 LINES = ["Good morning", "bonjour", "def add(a, b): return a + b", "Good morning", "", "доброе утро"]
 
 
@@ -46,6 +48,26 @@ def test_search_prints_hits_or_json(model_directory: Path, texts: Path) -> None:
     hits = found["results"][0]["hits"]
     assert hits[0]["text"] == "bonjour"
     assert (len(hits), hits[0]["line"], found["passages"]) == (2, 2, 5)
+
+
+def test_an_index_is_made_searched_and_left_alone(model_directory: Path, texts: Path) -> None:
+    def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return run(*arguments, "--db", "my.db", cwd=texts.parent)
+
+    done = command("index", texts, "--by-line", "--model", model_directory)
+    assert done.returncode == 0, done.stderr
+    assert "1 files added" in done.stdout
+    again = json.loads(command("index", texts, "--json").stdout)
+    assert (again["unchanged"], again["embedded"], again["passages"]) == (1, 0, 5)
+    done = command("search", "bonjour", "--explain", "--mode", "hybrid")
+    assert "texts.txt:2" in done.stdout
+    assert done.stdout.index("shortlist") < done.stdout.index("rerank")
+    found = json.loads(command("search", "доброе утро", "--json", "--mode", "text").stdout)["results"][0]["hits"]
+    assert [(hit["position"], hit["words"]) for hit in found] == [(6, ["доброе", "утро"])]
+    wrong = command("search", "x", "--where", "yer > 1")
+    assert wrong.returncode == 2
+    assert "there is no column yer; there are text, language" in " ".join(wrong.stderr.split())
+    assert "39" in command("index").stdout
 
 
 def test_embed_writes_vectors_beside_their_texts(model_directory: Path, texts: Path) -> None:
@@ -103,6 +125,17 @@ def test_merge(model_directory: Path, texts: Path) -> None:
     assert run("doctor", "merged", cwd=texts.parent).returncode == 0
 
 
+def test_cluster(model_directory: Path, texts: Path) -> None:
+    arguments = ("cluster", texts, "--model", model_directory, "--clusters", "2")
+    facts = json.loads(run(*arguments, "--json", cwd=texts.parent).stdout)
+    assert (facts["out"], facts["rows"], len(facts["clusters"])) == ("clusters", 5, 2)
+    assert pq.read_table(texts.parent / "clusters" / "clusters.parquet")["row"].to_pylist() == [1, 2, 3, 4, 6]
+    done = run(*arguments, "--identify", "--map-rows", "0", cwd=texts.parent)
+    assert done.returncode == 0, done.stderr
+    assert "5 rows in 2 clusters" in " ".join(done.stdout.split())
+    assert "the report: clusters/report.html" in " ".join(done.stdout.split())
+
+
 def test_sizes(tmp_path: Path) -> None:
     rows = json.loads(run("sizes", "--json", cwd=tmp_path).stdout)["sizes"]
     assert [row["name"] for row in rows] == ["80M", "160M", "330M", "0.6B", "1.7B", "4B", "8B", "14B"]
@@ -119,6 +152,11 @@ def test_sizes(tmp_path: Path) -> None:
         (("search", "a", "--in", "texts.txt", "-m", "texts.txt"), 4, "texts.txt"),
         (("search", " ", "--in", "texts.txt", "-m", "MODEL"), 3, "a query is empty"),
         (("search", "a", "--in", "texts.txt", "-m", "MODEL", "--dim", "99"), 2, "give 1 to 48"),
+        (("search", "a"), 2, "give either --in FILE"),
+        (("search", "a", "--in", "texts.txt", "--lang", "deu"), 2, "--lang needs an index"),
+        (("search", "a", "--db", "no.db"), 3, "there is no index at no.db; make one"),
+        (("search", "a", "--db", "no.db", "--dim", "8"), 2, "an index has its dimensions"),
+        (("index", "nowhere", "--db", "i.db", "-m", "MODEL"), 3, "nowhere does not exist"),
         (("embed", "texts.txt", "--out", "x.csv", "-m", "MODEL"), 2, "must end in .parquet or .npy"),
         (("embed", "texts.txt", "--out", "texts.txt/x.npy", "-m", "MODEL"), 5, "cannot write texts.txt/x.npy"),
         (("doctor", "nowhere"), 4, "is no directory"),
@@ -134,6 +172,12 @@ def test_sizes(tmp_path: Path) -> None:
         (("merge", "MODEL", "--out", "m"), 2, "at least two"),
         (("export", "MODEL", "--to", "tflite", "--out", "e"), 2, "--to tflite: give one of onnx, openvino, gguf"),
         (("export", "MODEL", "--to", "onnx", "--out", "MODEL"), 2, "would replace the input"),
+        (("cluster", "nowhere.csv", "-m", "MODEL"), 3, "there is no file nowhere.csv"),
+        (("cluster", "texts.txt", "--lang", "language", "-m", "MODEL"), 2, "has no column language"),
+        (("cluster", "texts.txt", "--clusters", "many", "-m", "MODEL"), 2, "a number of at least 1, or auto"),
+        (("cluster", "texts.txt", "--clusters", "6", "-m", "MODEL"), 2, "there are 4 different texts; give 1 to 4"),
+        (("cluster", "texts.txt", "--method", "dbscan", "-m", "MODEL"), 2, "give kmeans or hdbscan"),
+        (("cluster", "texts.txt", "--colour", "language", "-m", "MODEL"), 2, "--lang COLUMN or --identify"),
         (("frobnicate",), 2, "No such command"),
     ],
 )

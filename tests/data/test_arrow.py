@@ -14,9 +14,9 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
+from f2llm.core.arrow import column_names, read_arrow
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.types import Example
-from f2llm.data.arrow import column_names, read_arrow
 from f2llm.data.convert import convert
 from f2llm.data.converter import Drops
 from tests.data.test_convert import run

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from f2llm.core.errors import ConfigError, DataError
+from f2llm.core.readers import read_xml
 from f2llm.data.converter import Drops
 from f2llm.data.keys import text_group
-from f2llm.data.readers import read_xml
 from tests.data.test_convert import run
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from f2llm.core.errors import ConfigError, DataError
+from f2llm.core.readers import find_file, match_files, read_json_array, read_json_rows
 from f2llm.data.convert import check_options
 from f2llm.data.converter import Drops
 from f2llm.data.keys import text_group
-from f2llm.data.readers import find_file, match_files, read_json_array, read_json_rows
 from tests.data.test_convert import run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import ndcg_score, v_measure_score
+from sklearn.metrics import ndcg_score
 
 from f2llm.eval import metrics
 
@@ -53,33 +53,6 @@ def test_accuracy_at_1_shares_a_tie() -> None:
 def test_pair_accuracy() -> None:
     values = metrics.pair_accuracy(np.array([0.9, 0.1, 0.5]), np.array([0.1, 0.9, 0.5]))
     np.testing.assert_array_equal(values, [1, 0, 0.5])
-
-
-def test_v_measure_equals_sklearn_and_skips_small_languages() -> None:
-    generator = np.random.default_rng(0)
-    labels = [str(value) for value in generator.integers(0, 4, 60)]
-    clusters = generator.integers(0, 5, 60)
-    langs = ["big"] * 40 + ["one_label"] * 16 + ["tiny"] * 4
-    labels[40:56] = ["3"] * 16
-    found = metrics.clusters_by_language(labels, clusters, langs, metrics.v_measure)
-    assert list(found) == ["big"]
-    assert found["big"] == (40, pytest.approx(v_measure_score(labels[:40], clusters[:40])))
-
-
-def test_v_measure_rewards_chance_on_few_texts_and_ami_does_not() -> None:
-    generator = np.random.default_rng(0)
-    draws = [(generator.integers(0, 8, 10), generator.integers(0, 8, 10)) for _ in range(200)]
-    assert np.mean([metrics.v_measure(*draw) for draw in draws]) > 0.5
-    assert abs(np.mean([metrics.adjusted_mutual_information(*draw) for draw in draws])) < 0.03
-
-
-@pytest.mark.parametrize(
-    ("labels", "clusters"), [("aabb", "0011"), ("aaaa", "0000"), ("aabb", "0000"), ("aaaa", "0123")]
-)
-def test_v_measure_at_its_ends(labels: str, clusters: str) -> None:
-    assert metrics.v_measure(list(labels), list(clusters)) == pytest.approx(
-        v_measure_score(list(labels), list(clusters))
-    )
 
 
 def test_means_count_every_language_the_same() -> None:

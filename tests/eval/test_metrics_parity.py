@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
-from sklearn.metrics import v_measure_score
 
 from f2llm.eval import metrics
 
@@ -61,10 +60,3 @@ def test_a_query_without_relevant_documents_gets_nothing() -> None:
 @given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=40))
 def test_mean_ranks_equal_scipy(values: list[float]) -> None:
     np.testing.assert_array_equal(metrics.mean_ranks(np.array(values)), rankdata(values))
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=60))
-def test_v_measure_equals_sklearn(pairs: list[tuple[int, int]]) -> None:
-    labels, clusters = zip(*pairs, strict=True)
-    assert metrics.v_measure(labels, clusters) == pytest.approx(v_measure_score(labels, clusters), abs=1e-9)

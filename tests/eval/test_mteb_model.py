@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,17 +96,6 @@ def test_a_wrong_file_of_instructions_is_one_sentence(tmp_path: Path, content: s
         read_instructions(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_instructions(tmp_path / "absent.toml")
-
-
-def test_digest_is_of_the_files_that_make_vectors(long_model: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(long_model, tmp_path / "copy")
-    digest = mteb_model.model_digest(long_model)
-    (copy / "README.md").write_text("another card")
-    (copy / ".cache").mkdir()
-    (copy / ".cache" / "x").write_text("x")
-    assert mteb_model.model_digest(copy) == digest
-    (copy / "1_Pooling" / "config.json").write_text("{}")
-    assert mteb_model.model_digest(copy) != digest
 
 
 def test_a_directory_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from f2llm.core.errors import ConfigError, DataError
+from f2llm.core.readers import LINE_LIMIT, TOO_LONG
 from f2llm.core.types import Example
 from f2llm.data.convert import convert
 from f2llm.data.converter import Drops
 from f2llm.data.keys import tidy
-from f2llm.data.readers import LINE_LIMIT, TOO_LONG
 from tests.data.test_arrow import data_set, feather_file, ipc_file, stream
 
 COUNT = 60
@@ -465,7 +465,7 @@ def test_a_line_of_50_mb_is_left_out(name: str, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_long_line_that_cannot_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("f2llm.data.readers.LINE_LIMIT", 50)
+    monkeypatch.setattr("f2llm.core.readers.LINE_LIMIT", 50)
     path = FORMATS["csv"].lay(tmp_path)
     for content in ('q,p\na,"b\n' + "c" * 60 + '\n"\n', 'q,p\n"' + "c" * 60 + '\n",a\n'):
         path.write_text(content, encoding="utf-8")

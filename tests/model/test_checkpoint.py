@@ -221,3 +221,13 @@ def test_a_hub_model_is_taken_from_its_snapshot(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert checkpoint.resolve("owner/name", "abc") == model_directory
     assert (asked["name"], asked["revision"]) == ("owner/name", "abc")
+
+
+def test_digest_is_of_the_files_that_make_vectors(model_directory: Path, copy: Path) -> None:
+    digest = checkpoint.model_digest(model_directory)
+    (copy / "README.md").write_text("another card")
+    (copy / ".cache").mkdir()
+    (copy / ".cache" / "x").write_text("x")
+    assert checkpoint.model_digest(copy) == digest
+    (copy / "1_Pooling" / "config.json").write_text("{}")
+    assert checkpoint.model_digest(copy) != digest

@@ -7,8 +7,9 @@ million similarities. Limits: UTF-8 text only; all vectors are held in memory (1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,9 @@ def read_passages(path: Path | str) -> list[Passage]:
         if text is None:
             skipped.append(file)
         else:
-            passages += [Passage(part, file, line) for line, part in split(text, file.suffix.lower() in MARKDOWN)]
+            passages += [
+                Passage(part, file, line) for line, part in split(_numbered(text), file.suffix.lower() in MARKDOWN)
+            ]
     if skipped:
         warn(f"{len(skipped)} files are not readable UTF-8 text and were skipped, the first is {skipped[0]}")
     if not passages:
@@ -86,11 +89,15 @@ def read_text(file: Path) -> str | None:
         return None
 
 
-def split(text: str, paragraphs: bool) -> Iterator[tuple[int, str]]:
-    """Line number and text of each line that is not blank, or of each paragraph (lines joined by a space)."""
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    return enumerate(text.split("\n"), start=1)
+
+
+def split(lines: Iterable[tuple[int, str]], paragraphs: bool) -> Iterator[tuple[int, str]]:
+    """Line number and text of each numbered line that is not blank, or of each paragraph (lines joined by a space)."""
     gathered: list[str] = []
     start = 0
-    for number, raw in enumerate([*text.split("\n"), ""], start=1):
+    for number, raw in chain(lines, [(0, "")]):
         line = raw.strip()
         if line:
             start = start if gathered else number

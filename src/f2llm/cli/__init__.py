@@ -10,7 +10,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from f2llm.cli import bench, data, evaluation, languages, models, recipes, use
+from f2llm.cli import bench, classify, cluster, data, evaluation, languages, models, recipes, use
 from f2llm.core.allocator import tune_allocator
 from f2llm.core.errors import F2LLMError
 from f2llm.core.log import console
@@ -29,6 +29,8 @@ app.add_typer(languages.app)
 app.add_typer(models.app)
 app.add_typer(evaluation.app)
 app.add_typer(use.app)
+app.add_typer(classify.app, name="classify")
+app.add_typer(cluster.app)
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,33 +1,156 @@
-"""Commands that use a model: search, embed."""
+"""Commands that use a model: index, search, embed."""
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from f2llm.cli.common import Dim, Json, Model, as_dict, out, print_summary_line
+from f2llm.cli.common import (
+    Address,
+    Dim,
+    EngineName,
+    Json,
+    Model,
+    as_dict,
+    chosen_engine,
+    out,
+    print_facts,
+    print_summary_line,
+)
+from f2llm.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from f2llm.apps.index_build import Identify
 
 app = typer.Typer(no_args_is_help=True)
+
+Db = Annotated[str, typer.Option("--db", help="The index: a folder, or a URI of object storage such as s3://...")]
+
+
+@app.command(epilog="Example: f2llm index docs/ --db docs.db")
+def index(
+    db: Db,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files and folders; none prints what the index is.")
+    ] = None,
+    model: Model = None,
+    chunk_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a passage; default: 256, or fewer if the model reads fewer.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Tokens that the next passage repeats; default: an eighth.")
+    ] = None,
+    by_line: Annotated[bool, typer.Option("--by-line", help="Each line of a text file is a passage.")] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of tables: text=NAME, title=NAME, or a column to filter by: year, or year=NAME (repeatable)."
+        ),
+    ] = None,
+    dim: Dim = None,
+    short_dim: Annotated[
+        int | None, typer.Option(help="Dimensions of the shortlist; default: about a quarter.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take these files or folders out of the index.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Index files for search: new, changed and removed ones only (txt, md, html, xml, pdf, csv, jsonl, parquet)."""
+    from f2llm.apps.index import Index
+    from f2llm.apps.index_build import check_paths
+    from f2llm.apps.index_table import is_filled
+    from f2llm.apps.reading import Columns
+    from f2llm.cli.index_view import print_report
+
+    options: dict[str, Any] = {
+        "chunk_tokens": chunk_tokens, "overlap": overlap, "by_line": by_line or None, "dims": dim,
+        "short_dims": short_dim, "columns": Columns.parse(column) if column else None,
+    }  # fmt: skip
+    if not paths:
+        print_facts(Index.open(db, model).facts(), as_json)
+        return
+    if remove:
+        print_report(Index.open(db, model).remove(paths), as_json)
+        return
+    check_paths(paths)
+    if is_filled(db):
+        found = Index.open(db, model)
+        found.check_options(options)
+    else:
+        found = Index.create(db, _named(model), **options)
+    print_report(found.add(paths, identify=_identifier(), progress=True), as_json)
 
 
 @app.command(epilog='Example: f2llm search "sea in northern Europe" --in notes.txt --top 5')
 def search(
     queries: Annotated[list[str], typer.Argument(help="What to look for, in any language (one or more).")],
-    source: Annotated[Path, typer.Option("--in", help="A text file or a folder of text files.")],
+    source: Annotated[
+        Path | None, typer.Option("--in", help="A text file or a folder of text files, searched without an index.")
+    ] = None,
+    db: Annotated[str | None, typer.Option("--db", help="An index that f2llm index made.")] = None,
     model: Model = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Hits per query.")] = 5,
     instruction: Annotated[
         str | None, typer.Option(help="Instruction put before the queries; default: the model's own.")
     ] = None,
     dim: Dim = None,
+    mode: Annotated[str, typer.Option(help="Of an index: vector, text or hybrid.")] = "vector",
+    lang: Annotated[
+        list[str] | None, typer.Option("--lang", help="Of an index: passages in this language, swh_Latn (repeatable).")
+    ] = None,
+    path: Annotated[str | None, typer.Option(help="Of an index: passages of files like 'docs/*'.")] = None,
+    where: Annotated[str | None, typer.Option(help="Of an index: SQL over its columns, such as 'year > 2020'.")] = None,
+    factor: Annotated[int, typer.Option(min=1, help="Of an index: exactly ranked candidates per hit.")] = 10,
+    explain: Annotated[bool, typer.Option("--explain", help="Of an index: show the stages of each search.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Exact semantic search over a text file or a folder."""
+    """Semantic search: exact in a text file or folder (--in), or in an index (--db) with filters and text search."""
+    if (source is None) == (db is None):
+        raise ConfigError("give either --in FILE to search files as they are, or --db INDEX to search an index")
+    if db is None:
+        only_index = {
+            "--lang": lang,
+            "--path": path,
+            "--where": where,
+            "--explain": explain,
+            "--mode": mode != "vector",
+        }
+        wrong = [name for name, value in only_index.items() if value]
+        if wrong:
+            raise ConfigError(f"{wrong[0]} needs an index: f2llm index FOLDER --db DB, then search --db DB")
+        _search_files(queries, Path(source or ""), model, dim, top, instruction, as_json)
+        return
+    if dim is not None:
+        raise ConfigError("--dim: an index has its dimensions; give --dim to f2llm index")
+    from f2llm.apps.index import Index
+    from f2llm.apps.index_search import mode_of
+    from f2llm.cli.index_view import print_hits
+
+    found = Index.open(db, model)
+    results = []
+    for query in queries:
+        hits = found.search(
+            query, top, where=where, languages=lang or (), path=path, mode=mode_of(mode),
+            instruction=instruction, factor=factor,
+        )  # fmt: skip
+        results.append((query, hits, found.stages))
+    print_hits(results, explain, as_json)
+
+
+def _search_files(
+    queries: list[str],
+    source: Path,
+    model: str | None,
+    dim: int | None,
+    top: int,
+    instruction: str | None,
+    as_json: bool,
+) -> None:
     from f2llm.apps.search import read_passages
     from f2llm.apps.search import search as run
 
@@ -46,8 +169,17 @@ def search(
 
 @app.command(epilog="Example: f2llm embed names.txt --out vectors.parquet --dim 64")
 def embed(
-    files: Annotated[list[Path], typer.Argument(help="Text files (one text a line) or folders.")],
-    target: Annotated[Path, typer.Option("--out", help="Where vectors go: .parquet (with the texts) or .npy.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Text files (a text a line), tables (.csv, .tsv, .jsonl, .parquet) or folders.")
+    ],
+    target: Annotated[
+        Path, typer.Option("--out", help="Where vectors go: .parquet (with the texts), .npy, or a folder of parts.")
+    ],
+    text: Annotated[str | None, typer.Option("--text", help="Column of the text in tables; default: text.")] = None,
+    keep: Annotated[list[str] | None, typer.Option("--keep", help="Column of a table to keep (repeatable).")] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="Stored as float32, float16, int8, uint8, binary or ubinary.")
+    ] = "float32",
     model: Model = None,
     as_query: Annotated[bool, typer.Option("--query", help="Embed as queries, with the model's query prompt.")] = False,
     instruction: Annotated[str | None, typer.Option(help="Embed as queries with this instruction.")] = None,
@@ -55,44 +187,47 @@ def embed(
         str | None, typer.Option(help="Embed as queries of this kind: a prompt of the model, or STS, Retrieval, ...")
     ] = None,
     dim: Dim = None,
-    precision: Annotated[
-        str, typer.Option(help="Type of the numbers: float32, float16, int8, uint8, binary, ubinary.")
-    ] = "float32",
-    engine: Annotated[str, typer.Option(help="What runs the model: auto, torch or openvino.")] = "auto",
-    processes: Annotated[int, typer.Option(min=1, help="Processes, each with the model in memory.")] = 1,
+    engine: EngineName = "local",
+    address: Address = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="That encode side by side; default: 1, with all cores.")
+    ] = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of text files.")] = "utf-8",
     as_json: Json = False,
 ) -> None:
-    """Turn texts into vectors."""
-    from f2llm.apps.embed import embed_files
+    """Turn texts into vectors, millions if need be: run the command again after a kill, and it goes on."""
+    from f2llm.pipeline.build import default_model
+    from f2llm.pipeline.embedding import EmbedOptions, embed_files
 
-    embedder = _load(model, dim, precision=precision, engine=engine)
-    count = embed_files(
-        embedder,
-        files,
-        target,
-        as_query=as_query or instruction is not None or task is not None,
-        instruction=instruction,
-        task=task,
-        processes=processes,
+    options = EmbedOptions(
+        text, tuple(keep or ()), encoding, as_query or bool(instruction or task), instruction, task, dim, precision
     )
-    stats = embedder.last_stats
-    rate = stats.tokens / stats.seconds if stats.seconds else 0.0
-    summary = {
-        "out": str(target),
-        "texts": count,
-        "dims": embedder.dims,
-        "precision": embedder.precision,
-        "tokens": stats.tokens,
-        "truncated": stats.truncated,
-        "tokens_per_second": round(rate, 1),
-    }
-    print_summary_line(
-        summary, as_json, f"{count:,} vectors of {embedder.dims} dimensions in {target} ({rate:,.0f} tokens/s)"
-    )
+    workers = chosen_engine(engine, address, processes or (1 if engine == "local" else None))
+    try:
+        done = embed_files(files, target, model=model or default_model(), options=options, engine=workers)
+    finally:
+        workers.close()
+    rate = done.tokens / done.seconds if done.seconds else 0.0
+    summary = {"out": str(target), **as_dict(done), "tokens_per_second": round(rate, 1)}
+    line = f"{done.texts:,} vectors of {done.dims} dimensions in {target}"
+    print_summary_line(summary, as_json, f"{line} ({rate:,.0f} tokens/s a process)" if done.tokens else line)
 
 
-def _load(model: str | None, dim: int | None, **options: Any) -> Any:
+def _load(model: str | None, dim: int | None) -> Any:
     from f2llm.model.embedder import Embedder
+
+    return Embedder.load(_named(model), truncate_dim=dim)
+
+
+def _named(model: str | None) -> str:
     from f2llm.pipeline.build import default_model
 
-    return Embedder.load(model or default_model(), truncate_dim=dim, **options)
+    return model or str(default_model())
+
+
+def _identifier() -> Identify:
+    """Names languages; what it needs is loaded when there is a text."""
+    from f2llm.data.langid import load_identifier
+
+    load = cache(load_identifier)
+    return lambda texts: load().identify(texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -35,6 +36,16 @@ def print_wide(out: Console, table: Table, limit: int = 10_000) -> None:
     """Print a table as wide as it needs (up to `limit`): a narrower terminal wraps its lines, and no cell is cut."""
     needed = out.measure(table, options=out.options.update(width=limit)).maximum
     Console(file=out.file, width=max(out.width, needed), highlight=False).print(table)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Say nothing inside the block, where a caller sums up what many calls would say."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 class Bar:

@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
+from f2llm.core.readers import TOO_LONG, aligned_lines, find_file, read_lines
 from f2llm.core.types import Example
 from f2llm.data.convert_pairs import AlignedOptions, files_by_code, line_units, unit_of_line, with_compressed
 from f2llm.data.converter import Converter, Encoding, Job, Options, first_allowed
 from f2llm.data.keys import fold, stable_hash, text_group
-from f2llm.data.readers import TOO_LONG, aligned_lines, find_file, read_lines
 
 
 class TwoClasses(Options):

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from f2llm.core.errors import DataError
 from f2llm.core.languages import is_programming, language
+from f2llm.core.readers import field, find_file, read_json_array, read_json_lines
 from f2llm.core.types import Example
 from f2llm.data.converter import Converter, Encoding, Job, Options, first_allowed, own_id
 from f2llm.data.keys import fold, stable_hash, text_group
-from f2llm.data.readers import field, find_file, read_json_array, read_json_lines
 
 
 class CosqaOptions(Options):

@@ -15,15 +15,15 @@ from xml.etree.ElementTree import Element
 
 from pydantic import Field
 
+from f2llm.core import arrow
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
+from f2llm.core.readers import field, find_file, match_files, read_conll, read_csv, read_json_rows, read_xml
 from f2llm.core.types import Example
-from f2llm.data import arrow
 from f2llm.data.convert_pairs import Pair, code_pairs
 from f2llm.data.convert_tables import Labelled, Table, TableOptions, clustered, groups, matches, tables
 from f2llm.data.converter import Converter, Job, Options
 from f2llm.data.keys import bare, stable_hash, text_group
-from f2llm.data.readers import field, find_file, match_files, read_conll, read_csv, read_json_rows, read_xml
 
 Pairs = Annotated[list[Pair], Field(min_length=1)]
 

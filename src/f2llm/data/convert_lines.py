@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import model_validator
 
 from f2llm.core.languages import language
+from f2llm.core.readers import find_file, match_files, read_lines
 from f2llm.core.types import Example
 from f2llm.data.convert_pairs import with_compressed
 from f2llm.data.converter import Converter, Encoding, Job, Options
 from f2llm.data.keys import text_group
-from f2llm.data.readers import find_file, match_files, read_lines
 
 
 class TextLinesOptions(Options):

@@ -12,11 +12,11 @@ from pydantic import Field, model_validator
 
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
+from f2llm.core.readers import TOO_LONG, aligned_lines, field, find_file, match_files, read_json, read_lines
 from f2llm.core.types import Example
 from f2llm.data.converter import Converter, Encoding, Job, Options, own_id
 from f2llm.data.hub import glob
 from f2llm.data.keys import stable_hash, text_group
-from f2llm.data.readers import TOO_LONG, aligned_lines, field, find_file, match_files, read_json, read_lines
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 

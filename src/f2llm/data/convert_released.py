@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
+from f2llm.core.arrow import BATCH, explained, open_parquet
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
 from f2llm.core.log import warn
 from f2llm.core.types import TASK_TYPES, Example, TaskType
-from f2llm.data.arrow import BATCH, explained, open_parquet
 from f2llm.data.converter import Converter, Job, Options
 from f2llm.data.keys import text_group
 from f2llm.text.prompts import strip_instruction

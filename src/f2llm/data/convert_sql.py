@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from f2llm.core.readers import field, find_file, read_json_array
 from f2llm.core.types import Example
 from f2llm.data.converter import Converter, Encoding, Job, Options
-from f2llm.data.readers import field, find_file, read_json_array
 
 
 class SqlOptions(Options):

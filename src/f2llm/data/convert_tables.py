@@ -9,7 +9,6 @@ summary, instruction and response. Rows stream, except where a row needs others:
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,22 +18,21 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field, model_validator
 
+from f2llm.core import arrow
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.languages import language
+from f2llm.core.readers import find_file, match_files, match_paths, read_json
+from f2llm.core.tables import as_text, read_rows
 from f2llm.core.types import Example
-from f2llm.data import arrow
 from f2llm.data.convert_classes import TwoClasses
 from f2llm.data.convert_pairs import Pair, code_pairs, with_compressed
 from f2llm.data.converter import Converter, Drops, Encoding, Job, Options, first_allowed
 from f2llm.data.hub import glob
 from f2llm.data.keys import fold, stable_hash, text_group
-from f2llm.data.readers import find_file, match_files, match_paths, read_csv, read_json, read_json_rows
 
 ROW_NUMBER = "#"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LANGUAGES = frozenset({"code", "query", "doc"})
-_KINDS = (".csv", ".tsv", ".json", ".jsonl", *arrow.SUFFIXES)
-_NO_TEXT: dict[type, str] = {list: "a list of lists", dict: "an object", tuple: "a pair", bytes: "binary data"}
 Columns = Annotated[list[str], Field(min_length=1)]
 
 
@@ -157,7 +155,7 @@ def rows(job: Job[F], table: Table, columns: Iterable[str | None]) -> Iterator[R
     wanted = [name for name in (*columns, unit) if name is not None and name != ROW_NUMBER]
     void = frozenset(options.missing)
     for number, (line, raw) in enumerate(_raw_rows(job, table.path, wanted), 1):
-        texts = {name: _cell(raw[name], f"{table.path}, row {line}, column {name}") for name in wanted}
+        texts = {name: as_text(raw[name], f"{table.path}, row {line}, column {name}") for name in wanted}
         cells = {name: "" if text.strip() in void else text for name, text in texts.items()}
         value = str(number) if unit == ROW_NUMBER else cells[unit].strip() if unit else ""
         parts = (corpus, table.part, value) if unit == ROW_NUMBER else (corpus, value)
@@ -165,54 +163,13 @@ def rows(job: Job[F], table: Table, columns: Iterable[str | None]) -> Iterator[R
 
 
 def _raw_rows(job: Job[F], path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(number, values of the columns) of each row; the number is that of the line in files of lines."""
-    options, kind = job.options, _kind(path)
+    options = job.options
     # A row that is left out would shift the numbers of all that follow.
     drops = None if options.unit == ROW_NUMBER else job.drops
-    if arrow.reads(path):
-        yield from arrow.read_arrow(path, columns)
-    elif kind in {".json", ".jsonl"}:
-        for number, row in read_json_rows(path, options.encoding, drops):
-            yield number, {name: _value(row, name, f"{path}, row {number}") for name in columns}
-    else:
-        quoted = kind == ".csv" if options.quoted is None else options.quoted
-        delimiter = "," if kind == ".csv" else "\t"
-        yield from read_csv(
-            path, columns, delimiter, options.encoding, quoted, options.header, drops, options.skip_malformed
-        )
-
-
-def _kind(path: Path) -> str:
-    """The suffix that says how a table is read."""
-    kind = next((suffix for suffix in reversed(path.suffixes) if suffix not in {".gz", ".bz2"}), "")
-    if kind in arrow.SUFFIXES and kind != path.suffix:
-        raise ConfigError(f"{path} is compressed as a whole; unpack it, for {kind} files are read in parts")
-    if kind not in _KINDS and not arrow.is_data_set(path):
-        raise ConfigError(f"{path} is no table: its name needs {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
-    return kind
-
-
-def _value(row: dict[str, Any], name: str, place: str) -> Any:
-    """A field of a row, or `a.b` of an object in it; None where that object is null."""
-    if name in row:
-        return row[name]
-    value: Any = row
-    for part in name.split("."):
-        if value is not None and (not isinstance(value, dict) or part not in value):
-            raise DataError(f"{place}: no field {name}; it has {', '.join(map(str, row))}")
-        value = None if value is None else value[part]
-    return value
-
-
-def _cell(value: Any, place: str) -> str:
-    """A cell as text: null and NaN are empty, a list is its items on lines."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and not any(isinstance(item, list) for item in value):
-        return "\n".join(filter(str.strip, (_cell(item, place) for item in value)))
-    if kind := _NO_TEXT.get(type(value)):
-        raise DataError(f"{place}: {kind} is no text; name a column of texts, or a field of it (a.b)")
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    yield from read_rows(
+        path, columns, encoding=options.encoding, quoted=options.quoted, header=options.header, drops=drops,
+        skip_malformed=options.skip_malformed,
+    )  # fmt: skip
 
 
 class PairsOptions(TableOptions):

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from f2llm.core.errors import ConfigError, DataError
+from f2llm.core.readers import known_encoding
 from f2llm.core.types import Example, TaskType
 from f2llm.data import hub
-from f2llm.data.readers import known_encoding
 
 Drops = Counter[str]
 Encoding = Annotated[str, AfterValidator(known_encoding)]

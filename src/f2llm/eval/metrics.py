@@ -1,4 +1,4 @@
-"""The measures of the evaluation: nDCG, MRR, recall, accuracy, V-measure, averages, bootstrap.
+"""The measures of the evaluation: nDCG, MRR, recall, accuracy, averages, bootstrap.
 
 Equal similarities are scored by their expectation over all orders of the tie, as scikit-learn does, so a model that
 gives every document the same vector (or a baseline that shares no character with any document) gets chance, not luck.
@@ -7,19 +7,16 @@ Cost: two comparisons per similarity and relevant document; no sorting. Limit: r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from f2llm.core.extras import optional
-
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.integer]
 TIE = 1e-6  # similarities this close are a tie: float32 products of equal vectors differ in the last bits
 DRAWN_AT_ONCE = 2_000_000  # values of the bootstrap in memory at a time
-MIN_TEXTS, MIN_LABELS = 5, 2  # below this a language's clustering score says nothing
 
 
 @dataclass(frozen=True)
@@ -113,48 +110,12 @@ def mean_ranks(values_N: Floats) -> Floats:
     return ranks
 
 
-def v_measure(labels: Sequence[object] | Indices, clusters: Sequence[object] | Indices) -> float:
-    """Harmonic mean of homogeneity and completeness (Rosenberg and Hirschberg, 2007), 0..1.
-
-    It equals twice the mutual information over the sum of the two entropies.
-    """
-    pairs = np.stack([np.unique(np.asarray(side), return_inverse=True)[1] for side in (labels, clusters)])
-    entropies = entropy(pairs[0]) + entropy(pairs[1])
-    joint = entropy(pairs[0] * (pairs[1].max(initial=0) + 1) + pairs[1])
-    return float(max(0.0, 2 * (entropies - joint) / entropies)) if entropies else 1.0
-
-
-def adjusted_mutual_information(labels: Sequence[object] | Indices, clusters: Sequence[object] | Indices) -> float:
-    """V-measure corrected for chance (Vinh et al., 2010): random clusters get 0 on average, few texts or many."""
-    return float(optional("sklearn.metrics", "report").adjusted_mutual_info_score(labels, clusters))
-
-
-def entropy(codes_N: Indices) -> float:
-    """Entropy in nats of the values of an integer array."""
-    share = np.unique(codes_N, return_counts=True)[1] / len(codes_N)
-    return float(-(share * np.log(share)).sum())
-
-
 def mean_by_language(values_N: Floats, langs: Sequence[str]) -> dict[str, tuple[int, float]]:
     """Count and mean of the values of each language, languages in alphabetical order."""
     names, index = np.unique(np.array(langs), return_inverse=True)
     counts = np.bincount(index)
     means = np.bincount(index, values_N) / counts
     return {str(name): (int(n), float(mean)) for name, n, mean in zip(names, counts, means, strict=True)}
-
-
-def clusters_by_language(
-    labels: Sequence[str], clusters: Indices, langs: Sequence[str], measure: Callable[[Indices, Indices], float]
-) -> dict[str, tuple[int, float]]:
-    """Count and `measure` (of labels, clusters) within each language that has at least 5 texts and 2 labels."""
-    codes = np.unique(np.array(labels), return_inverse=True)[1]
-    names, index = np.unique(np.array(langs), return_inverse=True)
-    result = {}
-    for number, name in enumerate(names):
-        rows = np.flatnonzero(index == number)
-        if len(rows) >= MIN_TEXTS and len(np.unique(codes[rows])) >= MIN_LABELS:
-            result[str(name)] = (len(rows), measure(codes[rows], clusters[rows]))
-    return result
 
 
 def mean_over_tasks(tasks: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -32,7 +32,6 @@ import torch
 
 from f2llm.core.errors import ConfigError, ModelError
 from f2llm.core.extras import optional
-from f2llm.core.files import digest_json, digest_tree
 from f2llm.core.log import warn
 from f2llm.eval.mteb_cache import VectorStore
 from f2llm.eval.mteb_tasks import task_names
@@ -43,8 +42,6 @@ from f2llm.text.prompts import DEFAULT_INSTRUCTION, SYMMETRIC_INSTRUCTIONS, quer
 
 _TABLE = 'give one table of texts, such as {"STS": "Retrieve similar text."}'
 REGISTERED = "codefuse-ai/F2LLM-v2-0.6B"
-# Files that do not change a vector: cards, reference vectors, exports for other programs.
-_NOT_THE_MODEL = ("README.md", checkpoint.REFERENCES, "onnx", "openvino")
 # What F2LLM-v2 asks by the type of a task (reference implementation), where the installed mteb does not know the model.
 BY_TYPE = {**SYMMETRIC_INSTRUCTIONS, "query": DEFAULT_INSTRUCTION}
 
@@ -289,18 +286,9 @@ def load_model(
         source = WrappedSource(directory)
         if instructions:
             warn(f"{directory} is no decoder with instructions: --instructions does not apply to it")
-    digest = model_digest(directory)
+    digest = checkpoint.model_digest(directory)
     vectors = VectorStore(store / digest[:16], source.width)
     return MtebModel(source, vectors, directory=directory, name=name or _name_of(directory), digest=digest)
-
-
-def model_digest(directory: Path) -> str:
-    """SHA-256 over the files of a model directory that make its vectors; a changed card is the same model."""
-    return digest_json([1, "float32", digest_tree(directory.resolve(), skip=_makes_no_vector)])
-
-
-def _makes_no_vector(path: Path) -> bool:
-    return path.parts[0] in _NOT_THE_MODEL or any(part.startswith(".") for part in path.parts)
 
 
 def nested_dims(source: Source, dims: Sequence[int] | None) -> list[int | None]:

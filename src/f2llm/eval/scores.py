@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from f2llm.core import agreement
 from f2llm.core.extras import optional
 from f2llm.core.types import TaskType
 from f2llm.eval import metrics
@@ -41,12 +42,12 @@ def outcome_of_clusters(task: EvalTask, clusters: Any) -> Outcome:
     V-measure is the field's measure, but random clusters of few texts already reach 0.5 of it; the adjusted mutual
     information (ami) is the same measure corrected for chance, and the score (docs/decisions/0005).
     """
-    measures = {"v_measure": metrics.v_measure, "ami": metrics.adjusted_mutual_information}
+    measures = {"v_measure": agreement.v_measure, "ami": agreement.adjusted_mutual_information}
     by_language = {
-        name: metrics.clusters_by_language(task.labels, clusters, task.query_langs, measure)
+        name: agreement.clusters_by_language(task.labels, clusters, task.query_langs, measure)
         for name, measure in measures.items()
     }
-    return Outcome(by_language, metrics.adjusted_mutual_information(task.labels, clusters))
+    return Outcome(by_language, agreement.adjusted_mutual_information(task.labels, clusters))
 
 
 def retrieval_values(scores_BN: Floats, relevant: Sequence[Sequence[int]]) -> dict[str, Floats]:

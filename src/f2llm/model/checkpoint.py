@@ -24,7 +24,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from f2llm.core.errors import ConfigError, DataError, ModelError, StorageError
-from f2llm.core.files import atomic_path, explained, read_json, replace_directory, write_json, write_text
+from f2llm.core.files import (
+    atomic_path,
+    digest_json,
+    digest_tree,
+    explained,
+    read_json,
+    replace_directory,
+    write_json,
+    write_text,
+)
 from f2llm.model import vectors
 from f2llm.model.decoder import Decoder
 from f2llm.model.sizes import Shape, matryoshka_dims
@@ -42,6 +51,8 @@ REFERENCE_TEXTS = (
 # Field of `Shape` -> field of config.json.
 _SIZES = {"hidden": "hidden_size", "layers": "num_hidden_layers", "mlp": "intermediate_size",
           "vocab_size": "vocab_size", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}  # fmt: skip
+# Files that do not change a vector: cards, reference vectors, exports for other programs.
+_NOT_THE_MODEL = ("README.md", REFERENCES, "onnx", "openvino")
 # Published repositories also hold training checkpoints of many gigabytes: only the model itself is downloaded.
 _DOWNLOADED = ["config*.json", "sentence_*.json", "1_Pooling/*.json", "modules.json", "model*.safetensors", INDEX,
                "tokenizer*.json", "special_tokens_map.json", REFERENCES, "README.md"]  # fmt: skip
@@ -288,6 +299,15 @@ def read_shape(directory: Path | str) -> Shape:
     except (ConfigError, TypeError, ValueError) as error:
         raise ModelError(f"{directory}/config.json: {error}") from None
     return shape
+
+
+def model_digest(directory: Path) -> str:
+    """SHA-256 over the files of a model directory that make its vectors; a changed card is the same model."""
+    return digest_json([1, "float32", digest_tree(directory.resolve(), skip=_makes_no_vector)])
+
+
+def _makes_no_vector(path: Path) -> bool:
+    return path.parts[0] in _NOT_THE_MODEL or any(part.startswith(".") for part in path.parts)
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

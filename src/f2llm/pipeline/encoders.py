@@ -1,4 +1,6 @@
-"""Which encoder mines: a name or a model, as a factory that worker processes call once each.
+"""Which encoder mines and which one the applications use: a name or a model, loaded where it is needed.
+
+`encoder_factory` makes a factory that worker processes call once each; `text_encoder` loads a model for an application.
 
 A Qwen3 directory, such as every export of this package, runs in `model.embedder`; any other directory of
 sentence-transformers runs in that package (extra `mine`), code of the directory's own is never run. Both take the GPU
@@ -14,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from f2llm.core.errors import ModelError
+from f2llm.apps.encoding import TextEncoder
+from f2llm.core.errors import ConfigError, ModelError
 from f2llm.core.extras import optional
+from f2llm.core.files import digest_json
 from f2llm.data.mine import Encode, Encoder
 from f2llm.data.ngrams import make_ngram_encoder
 from f2llm.eval.mteb_model import device, is_qwen3
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
+from f2llm.model.vectors import Vectors, truncate
 
 NGRAMS = "ngrams"
 
@@ -45,17 +50,59 @@ def load_encoder(spec: str) -> Encoder:
     if is_qwen3(directory):
         model = Embedder.load(directory, device=device())
         return Encoder(model.encode_document, model.encode_query)
-    return _sentence_transformer(str(directory) if Path(spec).is_dir() else spec)
+    model = _sentence_transformer(str(directory) if Path(spec).is_dir() else spec)
+    return Encoder(_quiet(model.encode_document), _quiet(model.encode_query))
 
 
-def _sentence_transformer(spec: str) -> Encoder:
+def text_encoder(
+    spec: Path | str,
+    *,
+    as_query: bool = False,
+    instruction: str | None = None,
+    task: str | None = None,
+    dim: int | None = None,
+) -> TextEncoder:
+    """The encoder of a model directory or hub id for classify, cluster and bulk embedding, read now.
+
+    Texts are documents; `as_query`: queries, with the model's own prompt, with this `instruction` or with the one of
+    `task` (see `Embedder.encode_query`). `dim`: as many of the first components, of unit length again. ConfigError for
+    an instruction to a model that takes none.
+    """
+    directory = checkpoint.resolve(spec)
+    as_query = as_query or instruction is not None or task is not None
+    encode: Encode
+    document: Encode
+    stats = None
+    if is_qwen3(directory):
+        model = Embedder.load(directory, truncate_dim=dim, device=device())
+        model.query_prompt(instruction, task=task)  # a task that there is not is told now
+        encode, document = partial(model.encode_query, instruction=instruction, task=task), model.encode_document
+        stats = partial(getattr, model, "last_stats")
+    elif instruction is not None or task is not None:
+        option = "--task" if instruction is None else "--instruction"
+        raise ConfigError(f"{option}: {spec} is no decoder with instructions; leave it out")
+    else:
+        other = _sentence_transformer(str(directory))
+        encode, document = (partial(_truncated, _quiet(f), dim) for f in (other.encode_query, other.encode_document))
+    encode = encode if as_query else document
+    options: dict[str, Any] = {"as_query": as_query, "instruction": instruction, "task": task, "dim": dim}
+    fingerprint = digest_json([checkpoint.model_digest(directory), options])
+    name = str(directory.resolve()) if Path(spec).is_dir() else str(spec)
+    dims = encode(["a"]).shape[-1]
+    return TextEncoder(encode, name, fingerprint, dims, **options, encode_document=document, stats=stats)
+
+
+def _truncated(encode: Encode, dim: int | None, texts: list[str]) -> Vectors:
+    return truncate(encode(texts), dim)
+
+
+def _sentence_transformer(spec: str) -> Any:
     package = optional("sentence_transformers", "mine")
     try:
-        model = package.SentenceTransformer(spec, device=device(), trust_remote_code=False)
+        return package.SentenceTransformer(spec, device=device(), trust_remote_code=False)
     except Exception as error:  # of transformers, safetensors, the hub and the modules that the directory names
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{spec} cannot be read by sentence-transformers: {reason}") from None
-    return Encoder(_quiet(model.encode_document), _quiet(model.encode_query))
 
 
 def _quiet(encode: Any) -> Encode:

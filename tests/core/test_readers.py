@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from f2llm.core import readers
 from f2llm.core.errors import ConfigError, DataError
-from f2llm.data import readers
-from f2llm.data.readers import (
+from f2llm.core.readers import (
     TOO_LONG,
     aligned_lines,
     find_file,
