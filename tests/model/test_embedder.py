@@ -183,7 +183,7 @@ def test_any_text_has_a_unit_vector_in_any_company(roomy: Embedder, warnings: li
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(), max_size=80), min_size=1, max_size=6), st.booleans(), st.data())
 def test_company_and_order_do_not_matter(
-    roomy: Embedder, warnings: list[str], texts: list[str], query: bool, data: st.DataObject
+    roomy: Embedder, small_decoder: Decoder, warnings: list[str], texts: list[str], query: bool, data: st.DataObject
 ) -> None:
     """Alone, among others, in any order, by any packing, with a prompt that was or was not kept before."""
     prompt = roomy.prompts["query"] if query else ""
@@ -191,7 +191,7 @@ def test_company_and_order_do_not_matter(
     shuffled = roomy.encode(
         [texts[place] for place in order], prompt=prompt, batch_tokens=data.draw(st.integers(1, 90))
     )
-    fresh = Embedder(TorchEngine(roomy.engine.decoder), roomy.tokenizer, roomy.prompts)
+    fresh = Embedder(small_decoder, roomy.tokenizer, roomy.prompts)
     for place, vector in zip(order, shuffled, strict=True):
         assert fresh.encode(texts[place], prompt=prompt) @ vector > 0.99999
 
@@ -205,12 +205,12 @@ def test_a_megabyte_is_cut_with_eos_at_its_end(embedder: Embedder, warnings: lis
     assert (embedder.last_stats.truncated, len(warnings)) == (1, 1)
 
 
-def test_what_the_tokenizer_joins_across_the_prompt_is_not_shared(roomy: Embedder) -> None:
+def test_what_the_tokenizer_joins_across_the_prompt_is_not_shared(roomy: Embedder, small_decoder: Decoder) -> None:
     """The prompt ends in a space that the text's first word may take: whole ids decide, not the prompt's."""
     prompt = roomy.prompts["query"]
     bare = roomy.tokenizer.encode([prompt])[0][:-1]
     seen: list[int] = []
-    engine = TorchEngine(roomy.engine.decoder)
+    engine = TorchEngine(small_decoder)
     whole = engine.embed
     engine.embed = lambda texts, prefix: seen.append(len(prefix)) or whole(texts, prefix)  # type: ignore[method-assign]
     recorder = Embedder(engine, roomy.tokenizer, roomy.prompts)

@@ -12,7 +12,7 @@ import torch
 
 from f2llm.core.errors import ConfigError
 from f2llm.model.decoder import Decoder
-from f2llm.model.engines import pytorch
+from f2llm.model.engines import cpu
 from f2llm.model.engines.load import load_engine
 from f2llm.model.engines.pytorch import KEPT_PREFIXES, TorchEngine
 from f2llm.model.pack import embed, make_pack
@@ -44,7 +44,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 def test_states_are_the_decoders(
     texts: list[np.ndarray], block: int, layers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pytorch, "_BLOCK", block)
+    monkeypatch.setattr(cpu, "_BLOCK", block)
     decoder = random_decoder(replace(SMALL, layers=layers))
     with torch.inference_mode():
         expected = embed(decoder, make_pack(texts)).numpy()
@@ -106,12 +106,66 @@ def test_no_text_and_an_empty_prefix(small_decoder: Decoder) -> None:
     np.testing.assert_array_equal(engine.embed([ids(3)], ids(0)), engine.embed([ids(3)]))
 
 
-def test_half_precision_is_near(texts: list[np.ndarray]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "least"), [(torch.bfloat16, 0.99), (torch.float16, 0.999999), (torch.int8, 0.99)], ids=str
+)
+def test_other_types_of_weights_are_near(texts: list[np.ndarray], kind: torch.dtype, least: float) -> None:
     decoder = random_decoder(SMALL)
-    expected = TorchEngine(decoder).embed(texts, ids(6))
-    found = TorchEngine(decoder.to(torch.bfloat16)).embed(texts, ids(6))
-    cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-    assert cosines.min() > 0.99
+    expected, engine = TorchEngine(decoder).embed(texts, ids(6)), TorchEngine(decoder, kind)
+    found = engine.embed(texts, ids(6))
+    assert found.dtype == np.float32
+    assert cosines(found, expected).min() > least
+    for text, state in zip(texts, found, strict=True):  # the others of a pack do not change what is rounded
+        assert cosines(engine.embed([text], ids(6)), state[None]).min() > 0.99999
+
+
+def test_float16_holds_a_published_checkpoint_exactly(texts: list[np.ndarray]) -> None:
+    """Weights that bfloat16 holds: the same states as in float32, up to the order of additions."""
+    decoder = random_decoder(SMALL)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    expected = TorchEngine(decoder).embed(texts)
+    np.testing.assert_allclose(TorchEngine(decoder, torch.float16).embed(texts), expected, atol=1e-5, rtol=0)
+
+
+def test_the_engine_keeps_its_weights(texts: list[np.ndarray]) -> None:
+    """On a CPU they are copied: a model that trains on does not change an engine."""
+    decoder = random_decoder(SMALL)
+    engine = TorchEngine(decoder)
+    expected = engine.embed(texts)
+    with torch.no_grad():
+        for layer in decoder.layers:
+            layer.mlp.down_proj.weight.zero_()
+    np.testing.assert_array_equal(engine.embed(texts), expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_chunks_of_attention_do_not_matter(
+    texts: list[np.ndarray], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, prefix = random_decoder(SMALL), ids(6)
+    with torch.inference_mode():
+        expected = embed(decoder, make_pack([np.concatenate([prefix, text]) for text in texts], 6)).numpy()
+    monkeypatch.setattr(cpu, "_CHUNK", chunk)
+    np.testing.assert_allclose(TorchEngine(decoder).embed(texts, prefix), expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        TorchEngine(decoder).embed(texts), TorchEngine(decoder).embed(texts[::-1])[::-1], atol=1e-5
+    )
+
+
+def test_texts_of_many_chunks(small_decoder: Decoder) -> None:
+    long = [ids(200, 1), ids(65, 2), ids(200, 3)]
+    with torch.inference_mode():
+        expected = embed(small_decoder, make_pack(long)).numpy()
+    np.testing.assert_allclose(TorchEngine(small_decoder).embed(long), expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        TorchEngine(small_decoder).embed([text[70:] for text in long[::2]], long[0][:70])[0], expected[0], atol=1e-5
+    )
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 def test_engines_by_name(model_directory: Path) -> None:
@@ -120,7 +174,7 @@ def test_engines_by_name(model_directory: Path) -> None:
         assert (engine.name, engine.width, engine.device) == ("torch", SMALL.hidden, "cpu")
     with pytest.raises(ConfigError, match="engine is 'onnx'; give one of auto, torch, openvino"):
         load_engine(model_directory, "onnx")
-    with pytest.raises(ConfigError, match="the torch engine needs float32, bfloat16 or float16"):
-        load_engine(model_directory, "torch", dtype=torch.int8)
+    with pytest.raises(ConfigError, match="the torch engine takes float32, bfloat16 or float16, and int8 on cpu"):
+        load_engine(model_directory, "torch", dtype=torch.int32)
     with pytest.raises(ConfigError, match="runs float32 and int8 on cpu"):
         load_engine(model_directory, "openvino", device="cuda")

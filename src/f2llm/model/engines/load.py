@@ -13,6 +13,7 @@ from f2llm.model.engines.base import Engine
 from f2llm.model.engines.pytorch import TorchEngine
 
 ENGINES = ("auto", "torch", "openvino")
+CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
 def load_engine(
@@ -21,15 +22,18 @@ def load_engine(
     """The engine of a model directory; ConfigError for what it cannot do.
 
     "auto" is torch: what is installed must not decide which vectors an index is searched with. `dtype` is that of the
-    weights: any floating type for torch, float32 or int8 for openvino, which needs a CPU.
+    weights: any floating type for torch, on a CPU also int8; float32 or int8 for openvino, which needs a CPU.
     """
     if name not in ENGINES:
         raise ConfigError(f"engine is {name!r}; give one of {', '.join(ENGINES)}")
     if name == "openvino":
         return _openvino(directory, device, dtype)
-    if not dtype.is_floating_point:
-        raise ConfigError(f"dtype is {dtype}; the torch engine needs float32, bfloat16 or float16")
-    return TorchEngine(checkpoint.load(directory, dtype=dtype, device=device))
+    if device != "cpu" and dtype.is_floating_point:
+        return TorchEngine(checkpoint.load(directory, dtype=dtype, device=device))
+    if device != "cpu" or dtype not in CPU_TYPES:
+        raise ConfigError(f"dtype is {dtype}; the torch engine takes float32, bfloat16 or float16, and int8 on cpu")
+    read = dtype if dtype == torch.bfloat16 else torch.float32
+    return TorchEngine(checkpoint.load(directory, dtype=read), dtype)
 
 
 def _openvino(directory: Path, device: str, dtype: torch.dtype) -> Engine:
