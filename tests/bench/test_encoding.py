@@ -25,12 +25,15 @@ RATE = 1e9
 
 
 class FakeSide:
-    """Stands for a process: f2llm takes 2 s and 10 ms, the peer 6 s (3 s at batch 8) and 40 ms, every tenth 400 ms."""
+    """Stands for a process: f2llm takes 2 s and 10 ms, the peer 6 s (3 s at batch 8) and 40 ms, every tenth 400 ms.
+
+    With weights of 8 bits f2llm takes half as long, and its vectors are turned by 0.1.
+    """
 
     turned = 0.0  # what a peer's vectors are off by
 
-    def __init__(self, program: str, directory: Path, threads: int, *, engine: str = "torch", tuned: bool) -> None:
-        self.ours = program == "f2llm"
+    def __init__(self, program: str, directory: Path, threads: int, *, tuned: bool, **options: str) -> None:
+        self.ours, self.small = program == "f2llm", options.get("weights") == "int8"
 
     def __enter__(self) -> FakeSide:
         return self
@@ -38,11 +41,11 @@ class FakeSide:
     def __exit__(self, *_: object) -> None: ...
 
     def vectors(self, texts: Sequence[str], queries: Sequence[str] = ()) -> np.ndarray:
-        angle = 0.0 if self.ours else self.turned
+        angle = 0.1 if self.small else 0.0 if self.ours else self.turned
         return np.tile([np.cos(angle), np.sin(angle)], (len(texts) + len(queries), 1))
 
     def document_seconds(self, texts: Sequence[str], batch_size: int = PEER_DEFAULT) -> float:
-        return 2.0 if self.ours else 3.0 if batch_size == 8 else 6.0
+        return 1.0 if self.small else 2.0 if self.ours else 3.0 if batch_size == 8 else 6.0
 
     def best_batch(self, texts: Sequence[str]) -> int:
         return 8
@@ -80,7 +83,11 @@ def test_documents(small: None) -> None:
     share = 2 * dense * found["tokens"] / RATE / 2.0
     assert found["gemm_share"] == {"default": pytest.approx(share, abs=1e-3), "equal": pytest.approx(share, abs=1e-3)}
     assert found["tokens_per_s"]["f2llm"] == pytest.approx(found["tokens"] / 2, rel=0.01)
-    assert found["memory_mb"] == {"f2llm": 500.0, "default": 1000.0, "equal": 1000.0}
+    assert found["documents_ratio_int8"] == {"default": 6.0, "equal": 3.0}
+    assert found["gemm_share_by_weights"]["int8"] == pytest.approx(2 * share, abs=2e-3)
+    assert found["min_cosine"]["int8"] == pytest.approx(np.cos(0.1), abs=1e-6)
+    own = dict.fromkeys(("f2llm", "float16", "int8"), 500.0)
+    assert found["memory_mb"] == own | {"default": 1000.0, "equal": 1000.0}
     assert found["equal_batch_size"] == 8
     assert found["sentence_transformers_openvino_int8"].startswith("not installed")
 
@@ -89,7 +96,8 @@ def test_queries(small: None) -> None:
     found = run("query", "--queries", "20")
     assert found["query_p50_ratio"] == {"default": 4.0, "equal": 4.0}
     assert found["query_p99_ratio"]["default"] == pytest.approx(40.0)
-    assert found["p50_ms"] == {"f2llm": 10.0, "default": 40.0, "equal": 40.0}
+    assert found["query_p50_ratio_float16"] == {"default": 4.0, "equal": 4.0}
+    assert found["p50_ms"] == {"f2llm": 10.0, "float16": 10.0, "int8": 10.0, "default": 40.0, "equal": 40.0}
     assert {"memory_mb", "min_cosine", "threads", "hardware"} <= found.keys()
 
 

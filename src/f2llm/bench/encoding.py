@@ -6,12 +6,14 @@ CLDR names in 300 languages of log-normal length (median 64 tokens, at most 400)
 carry the model's prompt. Float32 on the CPU, all sides with the same threads, in turn, each in a process of its own:
 
   f2llm    as it comes: `Embedder.load` tells the allocator to keep freed memory
+  float16  f2llm with weights of 16 bits, which are those of a checkpoint in bfloat16 exactly (torch engine)
+  int8     f2llm with weights of 8 bits (either engine): other vectors, how far is `min_cosine`
   default  sentence-transformers as it comes: PyTorch, batches of 32, the system's allocator settings
   equal    sentence-transformers with f2llm's allocator settings and the fastest batch size of 8, 32 and 128
-  int8     sentence-transformers' OpenVINO backend with 8-bit weights, where optimum-intel is installed
+  peer8    sentence-transformers' OpenVINO backend with 8-bit weights, where optimum-intel is installed
 
 The floor is 2 * non-embedding parameters * tokens over the rate of a large matrix product, measured beside; attention
-is not counted in it. Vectors must agree (cosine > 0.99999, int8 apart), or there is no figure.
+is not counted in it. Vectors in float32 must agree (cosine > 0.99999), or there is no figure.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ MIN_COSINE = 0.99999
 _QUERY_TOKENS = 10
 _UNCUT = 2**20  # tokens; to know how long a text is before it is cut
 _OURS, _PEERS = "f2llm", ("default", "equal")
+_WEIGHTS = {"torch": ("float16", "int8"), "openvino": ("int8",)}
+"""Types of weights besides float32 that an engine is measured with."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,10 @@ def bench_encode(setup: Setup, data: Path | None = None) -> dict[str, Any]:
             **_described(setup, len(texts), tokens, cosines),
             "seconds": {name: round(value, 4) for name, value in medians.items()} | {"floor": round(floor, 4)},
             "tokens_per_s": {name: round(tokens / value, 1) for name, value in medians.items()},
-            "documents_ratio": _ratios(medians),
+            **_ratios("documents_ratio", medians),
             "gemm_gflops": round(max(rates) / 1e9, 1),
             "gemm_share": dict.fromkeys(_PEERS, share),  # f2llm is the same in both comparisons
+            "gemm_share_by_weights": {name: round(floor / medians[name], 3) for name in _WEIGHTS.get(setup.engine, ())},
             "equal_batch_size": batches["equal"],
             "memory_mb": {name: side.memory_mb() for name, side in sides.items()},
         }
@@ -100,8 +105,8 @@ def bench_query(setup: Setup, data: Path | None = None) -> dict[str, Any]:
             **_described(setup, len(queries), _tokens(directory, queries), cosines),
             "p50_ms": {name: round(1e3 * value, 2) for name, value in p50.items()},
             "p99_ms": {name: round(1e3 * value, 2) for name, value in p99.items()},
-            "query_p50_ratio": _ratios(p50),
-            "query_p99_ratio": _ratios(p99),
+            **_ratios("query_p50_ratio", p50),
+            **_ratios("query_p99_ratio", p99),
             "memory_mb": {name: side.memory_mb() for name, side in sides.items()},
         }
 
@@ -138,11 +143,15 @@ def _sides(setup: Setup, data: Path | None) -> Iterator[tuple[Path, list[str], d
         peer = "sentence-transformers"
         wanted: dict[str, dict[str, Any]] = {
             _OURS: {"program": _OURS, "engine": setup.engine, "tuned": False},
+            **{
+                kind: {"program": _OURS, "engine": setup.engine, "weights": kind, "tuned": False}
+                for kind in _WEIGHTS.get(setup.engine, ())
+            },
             "default": {"program": peer, "tuned": False},
             "equal": {"program": peer, "tuned": True},
         }
         if openvino_peer():
-            wanted["int8"] = {"program": peer, "engine": "openvino", "tuned": False}
+            wanted["peer8"] = {"program": peer, "engine": "openvino", "tuned": False}
         sides: dict[str, Side] = {}
         for name, options in track(wanted.items(), "starting", len(wanted)):
             sides[name] = stack.enter_context(Side(directory=directory, threads=threads, **options))
@@ -197,8 +206,14 @@ def _rounds(
     return found, rates
 
 
-def _ratios(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value / values[_OURS], 2) for name, value in values.items() if name != _OURS}
+def _ratios(name: str, values: dict[str, float]) -> dict[str, Any]:
+    """How often as fast f2llm is as each peer: in float32 under `name`, with other weights beside it."""
+    peers = {peer: value for peer, value in values.items() if peer in (*_PEERS, "peer8")}
+    others = [side for side in values if side not in peers and side != _OURS]
+    ratios = {
+        side: {peer: round(value / values[side], 2) for peer, value in peers.items()} for side in (_OURS, *others)
+    }
+    return {name: ratios[_OURS]} | {f"{name}_{side}": ratios[side] for side in others}
 
 
 def _described(setup: Setup, texts: int, tokens: int, cosines: dict[str, float]) -> dict[str, Any]:
@@ -211,7 +226,7 @@ def _described(setup: Setup, texts: int, tokens: int, cosines: dict[str, float])
         "runs": setup.runs,
         "threads": setup.threads or cores(),
         "min_cosine": {name: round(value, 7) for name, value in cosines.items()},
-        "sentence_transformers_openvino_int8": "measured" if "int8" in cosines else "not installed (optimum-intel)",
+        "sentence_transformers_openvino_int8": "measured" if "peer8" in cosines else "not installed (optimum-intel)",
         "hardware": hardware(),
         "date": date.today().isoformat(),
     }

@@ -38,10 +38,10 @@ class _Program(Protocol):
 
 
 class _Ours:
-    def __init__(self, directory: Path, engine: str) -> None:
+    def __init__(self, directory: Path, engine: str, weights: str) -> None:
         from f2llm.model.embedder import Embedder
 
-        self.embedder = Embedder.load(directory, engine=engine)
+        self.embedder = Embedder.load(directory, engine=engine, dtype=getattr(torch, weights))
 
     def documents(self, texts: Sequence[str], batch_size: int) -> Any:
         return self.embedder.encode_document(texts)
@@ -66,14 +66,24 @@ class _Peer:
 class Side:
     """A program in its process; a context manager. `tuned`: with the allocator's settings of this package.
 
-    `program` is "f2llm", with an `engine` of this package, or "sentence-transformers", with one of its backends.
+    `program` is "f2llm", with an `engine` of this package and the type of its `weights`, or "sentence-transformers",
+    with one of its backends.
     """
 
-    def __init__(self, program: str, directory: Path, threads: int, *, engine: str = "torch", tuned: bool) -> None:
+    def __init__(
+        self,
+        program: str,
+        directory: Path,
+        threads: int,
+        *,
+        engine: str = "torch",
+        weights: str = "float32",
+        tuned: bool,
+    ) -> None:
         self.program = program
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        arguments = (other, program, directory, threads, engine, tuned)
+        arguments = (other, program, directory, threads, engine, weights, tuned)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         other.close()
@@ -132,13 +142,15 @@ def openvino_peer() -> bool:
     )
 
 
-def _serve(connection: Connection, program: str, directory: Path, threads: int, engine: str, tuned: bool) -> None:
+def _serve(
+    connection: Connection, program: str, directory: Path, threads: int, engine: str, weights: str, tuned: bool
+) -> None:
     """Load the program, say that it is ready, then answer until the other end is closed."""
     torch.set_num_threads(threads)
     if tuned:
         tune_allocator()
     try:
-        loaded = _Ours(directory, engine) if program == "f2llm" else _Peer(directory, engine)
+        loaded = _Ours(directory, engine, weights) if program == "f2llm" else _Peer(directory, engine)
     except (F2LLMError, OSError, ValueError, ImportError) as error:
         connection.send((False, str(error).splitlines()[0]))
         return

@@ -93,6 +93,7 @@ class Embedder:
         self.precision = check_precision(precision, self.dims)
         self.last_stats = EncodeStats()
         self._make_engine: Callable[[], Engine] | None = None
+        self._last_prompt: tuple[str, Sequence[int]] = "", ()
 
     @classmethod
     def load(
@@ -297,7 +298,11 @@ class Embedder:
     def _shared(self, ids: Sequence[Sequence[int]], prompt: str) -> int:
         """How many first tokens of all the texts to compute once; 0 where that would not pay."""
         if prompt:
-            return common_prefix(self.tokenizer.encode([prompt])[0][:-1], ids)
+            known, start = self._last_prompt
+            if prompt != known:
+                start = self.tokenizer.encode([prompt])[0][:-1]
+                self._last_prompt = prompt, start
+            return common_prefix(start, ids)
         found = common_prefix(ids[0], ids) if len(ids) > 1 else 0
         return found if found * (len(ids) - 1) >= _WORTH_PASS else 0
 

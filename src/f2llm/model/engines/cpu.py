@@ -38,15 +38,20 @@ KeysValues = list[tuple[Tensor, Tensor]]
 
 
 class Norm(NamedTuple):
-    """RMSNorm over n numbers as x * weight / sqrt(|x|^2 + eps): `weight` holds a factor sqrt(n), `eps` one of n."""
+    """RMSNorm over n numbers as x * weight / sqrt(|x|^2 + eps): `weight` holds a factor sqrt(n), `eps` one of n.
+
+    `turned` is the weight with its halves exchanged, as a rotation of what was normed needs it.
+    """
 
     weight: Tensor
+    turned: Tensor
     eps: float
 
     @classmethod
     def of(cls, norm: RMSNorm) -> Norm:
-        weight = norm.weight.detach().float()
-        return cls(weight * sqrt(len(weight)), norm.eps * len(weight))
+        weight = norm.weight.detach().float().clone()
+        weight *= sqrt(len(weight))
+        return cls(weight, weight.roll(len(weight) // 2), norm.eps * len(weight))
 
     def __call__(self, x: Tensor) -> Tensor:
         return (x * self.inverse(x)).mul_(self.weight)
@@ -111,11 +116,14 @@ def _laid_out(layer: Any, shape: Shape, kind: torch.dtype, last: bool) -> CpuLay
     q, k, v = (part.weight.detach() for part in (attention.q_proj, attention.k_proj, attention.v_proj))
     query_norm, key_norm = Norm.of(attention.q_norm), Norm.of(attention.k_norm)
     queries = 0 if last else shape.heads // shape.kv_heads
-    weights = torch.stack([query_norm.weight] * queries + [key_norm.weight])[:, None]
+    weights, turned = (
+        torch.stack([of_query] * queries + [of_key])[:, None]
+        for of_query, of_key in zip(query_norm[:2], key_norm[:2], strict=True)
+    )
     return CpuLayer(
         input_norm=Norm.of(layer.input_layernorm),
         heads=product(torch.cat([k, v] if last else [q, k, v]), kind),
-        head_norm=Norm(weights, key_norm.eps),
+        head_norm=Norm(weights, turned, key_norm.eps),
         query=product(q, kind) if last else None,
         query_norm=query_norm,
         out=product(attention.o_proj.weight, kind),
@@ -131,7 +139,7 @@ def _heads(
     """Normed and rotated queries [T, H, d], in the last layer [N, H, d], and keys [T, K, d]; fills `value`."""
     kv_heads, head_dim = value.shape[1:]
     out = query_key if layer.query is None else query_key[:, -kv_heads:]
-    ropes = _weighted([part[:, None] for part in rope], layer.head_norm.weight)  # [T, groups, 1, d]
+    ropes = _weighted([part[:, None] for part in rope], layer.head_norm)  # [T, groups, 1, d]
     for rows in _blocks(len(h)):
         x = layer.heads(layer.input_norm(h[rows]))
         x = x.view(len(x), -1, kv_heads, head_dim)
@@ -141,15 +149,14 @@ def _heads(
         return out[:, :-kv_heads], out[:, -kv_heads:]
     x = layer.query(layer.input_norm(h.index_select(0, ends))).view(len(ends), -1, head_dim)
     query = torch.empty_like(x)
-    ropes = _weighted([part.index_select(0, ends) for part in rope], layer.query_norm.weight)
+    ropes = _weighted([part.index_select(0, ends) for part in rope], layer.query_norm)
     _norm_rotate(x, layer.query_norm, ropes, query)
     return query, out
 
 
-def _weighted(rope: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+def _weighted(rope: Sequence[Tensor], norm: Norm) -> list[Tensor]:
     """Cosines and sines that also multiply by the weight of the norm before the rotation."""
-    (cos, sin), half = rope, weight.shape[-1] // 2
-    return [cos * weight, sin * weight.roll(half, -1)]
+    return [rope[0] * norm.weight, rope[1] * norm.turned]
 
 
 def _norm_rotate(x: Tensor, norm: Norm, rope: Sequence[Tensor], out: Tensor) -> None:
