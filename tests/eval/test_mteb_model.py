@@ -152,3 +152,18 @@ def test_vectors_of_a_dimension_are_those_that_the_embedder_gives(long_model: Pa
             found, model.source.embedder.encode(texts, prompt=prompt, truncate_dim=dim), atol=1e-6
         )
         np.testing.assert_allclose(found, normalize(found), atol=1e-6)
+
+
+def test_other_weights_are_another_model(long_model: Path, tmp_path: Path) -> None:
+    task = [fakes.ONE_OF_EACH[0]()]
+    whole, small = (
+        evaluate_directory(long_model, task, tmp_path, dims=[], weights=kind) for kind in ("float32", "int8")
+    )
+    assert whole[0].model_digest != small[0].model_digest
+    assert small[0].main_score == pytest.approx(whole[0].main_score, abs=0.1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "modules.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"--weights int8: .* does not run in this package"):
+        mteb_model.load_model(tmp_path / "other", tmp_path / "v", weights="int8")
+    with pytest.raises(ConfigError, match="weights are 'int4'; give one of float32, bfloat16, float16, int8"):
+        mteb_model.load_model(long_model, tmp_path / "v", weights="int4")

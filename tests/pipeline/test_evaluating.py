@@ -28,6 +28,7 @@ def test_models_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     one, two = tmp_path / "a" / "small" / "model", tmp_path / "b" / "small" / "model"
     assert _names([one]) == ["small"]
     assert _names([one, two]) == ["a-small", "b-small"]
+    assert _names([one], "int8") == ["small-int8"]
     with pytest.raises(ConfigError, match="same name"):
         _names([one, one])
 

@@ -44,6 +44,9 @@ def evaluate(
     instructions: Annotated[
         Path | None, typer.Option("--instructions", help="JSON or TOML: task name or type -> instruction.")
     ] = None,
+    weights: Annotated[
+        str, typer.Option("--weights", help="float32, float16 or int8: how the model is kept in memory on a CPU.")
+    ] = "float32",
     footprint: Annotated[
         bool, typer.Option("--footprint/--no-footprint", help="Measure memory and speed, once a model, about 15 s.")
     ] = True,
@@ -59,7 +62,7 @@ def evaluate(
         raise ConfigError("no model is named; give one or more model directories")
     results = evaluate_models(
         models, target, tasks=task or (), benchmarks=benchmark or (), family_name=family, data=data, dims=dim,
-        precisions=precision or ("float32",), budget=budget, instructions=instructions,
+        precisions=precision or ("float32",), budget=budget, instructions=instructions, weights=weights,
         footprint=footprint,
     )  # fmt: skip
     if as_json:

@@ -26,3 +26,11 @@ def tune_allocator() -> bool:
         return False
     changed = [mallopt(_M_MMAP_THRESHOLD, _LIMIT), mallopt(_M_TRIM_THRESHOLD, _NEVER), mallopt(_M_TOP_PAD, 2**24)]
     return all(changed)
+
+
+def return_freed_memory() -> None:
+    """Give the kernel the pages that are free now, such as those of weights that were laid out anew; Linux/glibc."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return

@@ -38,6 +38,7 @@ from f2llm.model import checkpoint
 from f2llm.model.card import read_teacher
 from f2llm.model.checkpoint import REFERENCE_TEXTS
 from f2llm.model.embedder import Embedder
+from f2llm.model.engines.load import dtype_of
 from f2llm.model.weights import weights_digest
 
 FILE = "footprint.json"
@@ -87,7 +88,7 @@ def stored_footprint(store: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def model_facts(model: MtebModel, *, measure: bool) -> dict[str, Any]:
+def model_facts(model: MtebModel, *, measure: bool, weights: str = "float32") -> dict[str, Any]:
     """What results say of a model beside its scores; None for what is not known.
 
     `weights_sha256` and `teacher` link a student's results to those of its teacher, whatever their names are.
@@ -99,11 +100,11 @@ def model_facts(model: MtebModel, *, measure: bool) -> dict[str, Any]:
         "parameters": source.parameters, "width": source.width, "max_seq_length": source.max_seq_length,
         "weights_sha256": weights_digest(directory) if is_qwen3(directory) else None,
         "teacher": None if teacher is None else asdict(teacher),
-        "footprint": footprint(directory, store) if measure else stored_footprint(store),
+        "footprint": footprint(directory, store, weights) if measure else stored_footprint(store),
     }  # fmt: skip
 
 
-def footprint(directory: Path, store: Path) -> dict[str, Any] | None:
+def footprint(directory: Path, store: Path, weights: str = "float32") -> dict[str, Any] | None:
     """The footprint of the model in `directory`, measured once and kept in `store` (a folder for each digest).
 
     Where it cannot be measured a warning says why, and it is None.
@@ -112,14 +113,14 @@ def footprint(directory: Path, store: Path) -> dict[str, Any] | None:
         return found
     try:
         with Bar(f"memory and speed of {directory}", None):
-            _measure_apart(directory, store / FILE)
+            _measure_apart(directory, store / FILE, weights)
     except (F2LLMError, OSError, subprocess.SubprocessError) as error:
         warn(f"memory and speed of {directory} were not measured: {escape(_reason(error))}")
     return stored_footprint(store)
 
 
-def _measure_apart(directory: Path, target: Path) -> None:
-    command = [sys.executable, "-m", __name__, str(directory.resolve()), str(target.resolve())]
+def _measure_apart(directory: Path, target: Path, weights: str) -> None:
+    command = [sys.executable, "-m", __name__, str(directory.resolve()), str(target.resolve()), weights]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
@@ -138,9 +139,9 @@ class _Loaded(NamedTuple):
     parameters: int
 
 
-def measure(directory: Path) -> Footprint:
+def measure(directory: Path, weights: str = "float32") -> Footprint:
     """The footprint of a model, in this process, which should have done nothing before."""
-    load = _decoder if is_qwen3(directory) else _any_other
+    load = partial(_decoder, weights=weights) if is_qwen3(directory) else _any_other
     if load is _any_other:
         optional("sentence_transformers", "eval")  # which takes memory of its own
     before, model = _resident(), load(directory)
@@ -154,8 +155,8 @@ def measure(directory: Path) -> Footprint:
     )  # fmt: skip
 
 
-def _decoder(directory: Path) -> _Loaded:
-    model = Embedder.load(directory, device=device())
+def _decoder(directory: Path, weights: str) -> _Loaded:
+    model = Embedder.load(directory, device=device(), dtype=dtype_of(weights))
 
     def tokens(texts: list[str]) -> int:
         return sum(map(len, model.tokenizer.encode_counted(texts)[0]))
@@ -213,10 +214,10 @@ def _device_name() -> str:
     return torch.cuda.get_device_name() if device() == "cuda" else "cpu"
 
 
-def main(directory: str, target: str) -> int:
+def main(directory: str, target: str, weights: str = "float32") -> int:
     """Measure in this process and write the result; a mistake is one line on standard error."""
     try:
-        write_json(target, asdict(measure(Path(directory))))
+        write_json(target, asdict(measure(Path(directory), weights)))
     except F2LLMError as error:
         print(error, file=sys.stderr)
         return error.exit_code

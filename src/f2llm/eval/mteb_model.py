@@ -32,11 +32,13 @@ import torch
 
 from f2llm.core.errors import ConfigError, ModelError
 from f2llm.core.extras import optional
+from f2llm.core.files import digest_json
 from f2llm.core.log import warn
 from f2llm.eval.mteb_cache import VectorStore
 from f2llm.eval.mteb_tasks import task_names
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
+from f2llm.model.engines.load import dtype_of
 from f2llm.model.vectors import Precision, Vectors, dequantize, quantize, truncate
 from f2llm.text.prompts import DEFAULT_INSTRUCTION, SYMMETRIC_INSTRUCTIONS, query_prompt, with_prompt
 
@@ -138,8 +140,8 @@ class Source(Protocol):
 class InstructSource:
     """A Qwen3 directory in `model.embedder`, with an instruction before each query."""
 
-    def __init__(self, directory: Path, instructions: Mapping[str, str]) -> None:
-        self.embedder = Embedder.load(directory, device=device())
+    def __init__(self, directory: Path, instructions: Mapping[str, str], weights: str = "float32") -> None:
+        self.embedder = Embedder.load(directory, device=device(), dtype=dtype_of(weights))
         self.instructions = {**registered_instructions(), **instructions}
         self.width, self.matryoshka_dims = self.embedder.dims, self.embedder.matryoshka_dims
         self.max_seq_length = self.embedder.max_seq_length
@@ -274,19 +276,31 @@ class MtebModel:
 
 
 def load_model(
-    model: Path | str, store: Path, *, name: str | None = None, instructions_file: Path | None = None
+    model: Path | str,
+    store: Path,
+    *,
+    name: str | None = None,
+    instructions_file: Path | None = None,
+    weights: str = "float32",
 ) -> MtebModel:
-    """The model of a directory or a hub id, with its vectors below `store`; ModelError where it cannot be read."""
+    """The model of a directory or a hub id, with its vectors below `store`; ModelError where it cannot be read.
+
+    `weights` are kept in this type ("float32", "float16", "int8"), which makes another model: ConfigError where the
+    directory is none of `model.embedder`.
+    """
     directory = checkpoint.resolve(model)
     instructions = read_instructions(instructions_file) if instructions_file else {}
     source: Source
     if is_qwen3(directory):
-        source = InstructSource(directory, instructions)
+        source = InstructSource(directory, instructions, weights)
+    elif weights != "float32":
+        raise ConfigError(f"--weights {weights}: {directory} does not run in this package; leave it out")
     else:
         source = WrappedSource(directory)
         if instructions:
             warn(f"{directory} is no decoder with instructions: --instructions does not apply to it")
     digest = checkpoint.model_digest(directory)
+    digest = digest if weights == "float32" else digest_json([digest, weights])
     vectors = VectorStore(store / digest[:16], source.width)
     return MtebModel(source, vectors, directory=directory, name=name or _name_of(directory), digest=digest)
 

@@ -76,15 +76,18 @@ class ModelRuns:
         dims: Sequence[int] | None = None,
         precisions: Sequence[str] = ("float32",),
         instructions_file: Path | None = None,
+        weights: str = "float32",
         footprint: bool = False,
     ) -> None:
         if data is not None:
             mteb_tasks.go_offline()
         with _quiet():
-            self.model = load_model(model_dir, out_dir / "vectors", name=name, instructions_file=instructions_file)
+            self.model = load_model(
+                model_dir, out_dir / "vectors", name=name, instructions_file=instructions_file, weights=weights
+            )
             nested = nested_dims(self.model.source, dims)
             variants = [Variant(dim, precision) for dim in nested for precision in _checked(precisions)]
-            facts = model_facts(self.model, measure=footprint)
+            facts = model_facts(self.model, measure=footprint, weights=weights)
             self.runs = [_TaskRun(task, self.model, variants, out_dir / "results", facts) for task in tasks]
 
     def results(self, chosen: Collection[str] | None = None, deadline: float = math.inf) -> list[TaskResult]:

@@ -37,13 +37,15 @@ def evaluate_models(
     precisions: Sequence[Any] = ("float32",),
     budget: str | None = None,
     instructions: Path | None = None,
+    weights: str = "float32",
     footprint: bool = True,
 ) -> dict[str, list[TaskResult]]:
     """Results by model; each model's files lie in `out/NAME`, and what is there is not computed again.
 
     `data`: tasks come from local files, and nothing is asked of the network. `budget`, such as "30m", is for all models
     together: the same tasks for each, the cheapest that fit, and none is started after it is spent. `footprint`
-    measures memory and speed of each model once. ConfigError where no task is named.
+    measures memory and speed of each model once. `weights` other than float32 are part of a result's name. ConfigError
+    where no task is named.
     """
     if data is not None:
         go_offline()
@@ -58,10 +60,10 @@ def evaluate_models(
         warn(f"the installed mteb does not know {len(unknown)} of the tasks: {', '.join(unknown[:5])}")
     seconds = parse_budget(budget) if budget else None
     options: dict[str, Any] = {"data": data, "dims": dims, "precisions": precisions, "footprint": footprint}
-    options["instructions_file"] = instructions
+    options |= {"instructions_file": instructions, "weights": weights}
     run = {
         name: partial(ModelRuns, directory, chosen, out / name, name=name, **options)
-        for name, directory in zip(_names(models), directories, strict=True)
+        for name, directory in zip(_names(models, weights), directories, strict=True)
     }
     plan = None if seconds is None else _within_budget(run, seconds)
     found = {}
@@ -119,11 +121,11 @@ def _nearness(result: TaskResult) -> tuple[bool, float]:
     return result.precision == "float32", result.dims or float("inf")
 
 
-def _names(models: Sequence[Path | str]) -> list[str]:
+def _names(models: Sequence[Path | str], weights: str = "float32") -> list[str]:
     """The last part of each path that tells it from the others; an export's is the folder above `model`."""
     parts = [[part for part in Path(model).resolve().parts if part != "model"] for model in models]
     names = [own[-1] for own in parts]
     names = ["-".join(own[-2:]) if names.count(name) > 1 else name for own, name in zip(parts, names, strict=True)]
     if len(set(names)) < len(names):
         raise ConfigError("two of the models have the same name; evaluate them one at a time, each with its own --out")
-    return names
+    return names if weights == "float32" else [f"{name}-{weights}" for name in names]

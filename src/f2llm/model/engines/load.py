@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from f2llm.core.allocator import return_freed_memory
 from f2llm.core.errors import ConfigError
 from f2llm.model import checkpoint
 from f2llm.model.engines.base import Engine
@@ -14,6 +15,14 @@ from f2llm.model.engines.pytorch import TorchEngine
 
 ENGINES = ("auto", "torch", "openvino")
 CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+
+
+def dtype_of(weights: str) -> torch.dtype:
+    """The type of weights by its name; ConfigError for one that no engine has."""
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in CPU_TYPES}
+    if weights not in known:
+        raise ConfigError(f"weights are {weights!r}; give one of {', '.join(known)}")
+    return known[weights]
 
 
 def load_engine(
@@ -33,7 +42,9 @@ def load_engine(
     if device != "cpu" or dtype not in CPU_TYPES:
         raise ConfigError(f"dtype is {dtype}; the torch engine takes float32, bfloat16 or float16, and int8 on cpu")
     read = dtype if dtype == torch.bfloat16 else torch.float32
-    return TorchEngine(checkpoint.load(directory, dtype=read), dtype)
+    engine = TorchEngine(checkpoint.load(directory, dtype=read), dtype)
+    return_freed_memory()
+    return engine
 
 
 def _openvino(directory: Path, device: str, dtype: torch.dtype) -> Engine:
