@@ -19,6 +19,7 @@ from f2llm.core.config import Recipe
 from f2llm.core.errors import ConfigError, InterruptedRunError, TrainingError
 from f2llm.core.files import read_json, write_json
 from f2llm.pipeline import grid as module
+from f2llm.pipeline import grid_table
 from f2llm.pipeline.build import build_grid
 from f2llm.pipeline.grid import Grid
 from f2llm.pipeline.grid_table import print_grid
@@ -71,7 +72,9 @@ def fake_steps(variant: Variant, models: Sequence[str]) -> list[Step]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that take no time, and no picture: test_grid_chart.py has those."""
     monkeypatch.setattr(module, "variant_steps", fake_steps)
+    monkeypatch.setattr(grid_table, "grid_png", lambda panels: b"picture")
 
 
 def printed(grid: Grid) -> str:
@@ -181,12 +184,12 @@ def test_a_real_grid_takes_what_the_recipe_has_built(built: Built, tmp_path: Pat
     assert not (home / "build").exists(), "a grid makes no default model"
 
 
-def test_a_failed_run_is_told_by_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick")
+def test_a_failed_run_is_told_by_the_exit_code(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from f2llm.cli import app
 
-    monkeypatch.setattr(module, "variant_steps", fake_steps)
     arguments: list[Any] = ["build", write(tmp_path, GRID + BROKEN), "--out", tmp_path, "--json"]
     done = CliRunner().invoke(app, [*map(str, arguments)])
     assert json.loads(done.stdout)["variants"][3]["failed"] == {"4": "loss nan"}
