@@ -175,7 +175,11 @@ def test_sizes(tmp_path: Path) -> None:
         (("cluster", "nowhere.csv", "-m", "MODEL"), 3, "there is no file nowhere.csv"),
         (("cluster", "texts.txt", "--lang", "language", "-m", "MODEL"), 2, "has no column language"),
         (("cluster", "texts.txt", "--clusters", "many", "-m", "MODEL"), 2, "a number of at least 1, or auto"),
-        (("cluster", "texts.txt", "--clusters", "6", "-m", "MODEL"), 2, "there are 4 different texts; give 1 to 4"),
+        (
+            ("cluster", "texts.txt", "--clusters", "6", "-m", "MODEL"),
+            2,
+            "more than the 4 different texts of the file; give at most 4",
+        ),
         (("cluster", "texts.txt", "--method", "dbscan", "-m", "MODEL"), 2, "give kmeans or hdbscan"),
         (("cluster", "texts.txt", "--colour", "language", "-m", "MODEL"), 2, "--lang COLUMN or --identify"),
         (("frobnicate",), 2, "No such command"),

@@ -107,7 +107,7 @@ def test_hdbscan_counts_noise(tmp_path: Path) -> None:
     assert len(facts["clusters"]) == 3
     nothing = run(tmp_path, Settings(method="hdbscan", min_size=100), name="nothing", label="topic", lang="lang")
     assert nothing["noise"] == 108
-    assert nothing["findings"][0].startswith("No cluster: all 108 rows are noise")
+    assert nothing["findings"][0].startswith("No cluster: 108 rows, all noise")
 
 
 def test_clusters_of_one_language_alone_are_told(tmp_path: Path) -> None:
@@ -169,9 +169,15 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
         read_texts(empty)
     with pytest.raises(DataError, match="there is no file"):
         read_texts(tmp_path / "absent.csv")
+    for name in ("binary.csv", "binary.txt", "picture.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40)
+        with pytest.raises(DataError, match=f"{name} is no text; give a file of lines or a table"):
+            read_texts(tmp_path / name)
+    (tmp_path / "utf16.csv").write_text("text\nein Würfel\n", encoding="utf-16")
+    assert list(read_texts(tmp_path / "utf16.csv", encoding="utf-16").texts) == ["ein Würfel"]
     rows = read_texts(table)
     for settings, words in (
-        (Settings(clusters=109), "--clusters 109: there are 108 different texts; give 1 to 108"),
+        (Settings(clusters=109), "--clusters 109 is more than the 108 different texts of the file; give at most 108"),
         (Settings(method="hdbscan", clusters=3), "--clusters is for --method kmeans"),
         (Settings(min_size=3), "--min-size is for --method hdbscan"),
         (Settings(colour="language"), "--colour language needs the languages"),
@@ -182,6 +188,34 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="NaN"):
         cluster_rows(rows, broken, tmp_path / "out")
     assert not (tmp_path / "out" / "clusters.json").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    rows, calls = read_texts(write_table(tmp_path / "table.csv")), list[int]()
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "report.html").write_text("mine", encoding="utf-8")
+    for out in (full, tmp_path / "table.csv"):
+        with pytest.raises(ConfigError, match=f"--out {re.escape(str(out))} holds other files than clusters"):
+            cluster_rows(rows, topic_encoder(calls), out)
+    assert not calls
+    assert (full / "report.html").read_text(encoding="utf-8") == "mine"
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert (tmp_path / "out" / "choice.png").exists()
+    run(tmp_path, Settings(clusters=3, map_rows=0))
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_the_report_says_what_was_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("f2llm.apps.cluster", "f2llm.apps.cluster_fit"):
+        monkeypatch.setattr(f"{module}.FULL_ROWS", 60)
+    facts = run(tmp_path, Settings(method="hdbscan", min_size=5, map_rows=0))
+    assert facts["made"]["learnt from"].startswith("60 of the rows; each other one goes where its nearest")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "learnt from: 60 of the rows" in page
 
 
 def test_the_usual_smallest_cluster() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import silhouette_samples
 
 from f2llm.apps import cluster_count, cluster_fit
-from f2llm.apps.cluster_count import choose, grid, silhouettes
+from f2llm.apps.cluster_count import Trial, choose, grid, silhouettes, smallest_within
 from f2llm.apps.cluster_fit import NOISE, hdbscan, k_means
 from f2llm.core.agreement import adjusted_mutual_information
 from f2llm.model.vectors import normalize
@@ -89,9 +89,26 @@ def test_the_number_of_planted_groups_is_chosen() -> None:
     found = choose(V_ND, len(V_ND), seed=1)
     assert found.clusters == 5
     assert found.reason.startswith("5 clusters: of ")
+    assert "silhouette of 400 rows is highest for 5 (" in found.reason
+    assert "no smaller number comes within" in found.reason
     best = next(trial for trial in found.trials if trial.clusters == 5)
     assert best.stability > 0.95
     assert found == choose(V_ND, len(V_ND), seed=1)
+
+
+def test_of_numbers_that_differ_by_luck_alone_the_smallest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = [Trial(k, s, 0.01, 0.8) for k, s in ((2, 0.1), (58, 0.201), (73, 0.2145), (91, 0.2141), (142, 0.2187))]
+    assert [smallest_within(trials, error).clusters for error in (0, 0.0042, 0.0074, 0.02)] == [142, 73, 73, 58]
+    monkeypatch.setattr(cluster_count, "grid", lambda rows: [entry.clusters for entry in trials])
+    monkeypatch.setattr(
+        cluster_count, "trial", lambda rows, number, seed: next(t for t in trials if t.clusters == number)
+    )
+    found = choose(np.eye(DIMS, dtype=np.float32), DIMS)
+    assert (found.clusters, found.error) == (73, 0.01)
+    assert "highest for 142 (0.219), and 73 is the smallest number (0.214) that is within 0.010 of it" in found.reason
+    assert "the largest number that was tried" not in found.reason
+    monkeypatch.setattr(cluster_count, "grid", lambda rows: [2, 142])
+    assert "It is the largest number that was tried" in choose(np.eye(DIMS, dtype=np.float32), DIMS).reason
 
 
 def test_texts_without_groups_are_said_to_have_none(monkeypatch: pytest.MonkeyPatch) -> None:

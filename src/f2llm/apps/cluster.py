@@ -33,11 +33,13 @@ from f2llm.apps.cluster_page import Map, render
 from f2llm.apps.cluster_pictures import Groups, draw_choice, draw_map
 from f2llm.apps.cluster_vectors import text_vectors
 from f2llm.apps.encoding import TextEncoder
-from f2llm.apps.tables import read_tables, table_files
+from f2llm.apps.tables import is_binary, read_tables, table_files
+from f2llm.core import arrow
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.extras import optional
 from f2llm.core.files import atomic_path, write_json, write_text
 from f2llm.core.log import warn
+from f2llm.core.tables import KINDS
 from f2llm.model.vectors import Vectors
 
 EXAMPLES, LABELS_SHOWN = 5, 3
@@ -68,13 +70,22 @@ class Rows:
     labels: Sequence[str] | None = None
 
 
-def read_texts(path: Path, text: str | None = None, label: str | None = None, lang: str | None = None) -> Rows:
+def read_texts(
+    path: Path,
+    text: str | None = None,
+    label: str | None = None,
+    lang: str | None = None,
+    encoding: str = "utf-8",
+) -> Rows:
     """The rows of a file that have a text; DataError for a missing column (naming the others) or no text at all."""
-    if path.is_dir() and len(table_files([path])) > 1:
+    files = table_files([path])
+    if len(files) > 1:
         raise ConfigError(f"{path} is a folder of several files; give one file")
+    if encoding == "utf-8" and not arrow.reads(files[0]) and is_binary(files[0]):
+        raise DataError(f"{files[0]} is no text; give a file of lines or a table ({', '.join(KINDS)})")
     columns = [name for name in (label, lang) if name]
     numbers, texts, cells = list[int](), list[str](), {name: list[str]() for name in columns}
-    for row in read_tables([path], text, columns):
+    for row in read_tables(files, text, columns, encoding=encoding):
         numbers.append(row.line)
         texts.append(row.text)
         for name in columns:
@@ -90,7 +101,7 @@ def cluster_rows(rows: Rows, encoder: TextEncoder, out: Path, settings: Settings
 
     ConfigError where the options do not fit each other or the rows, before anything is encoded.
     """
-    check(settings, rows)
+    check(settings, rows, out)
     for package in ("sklearn", "matplotlib"):
         optional(package, EXTRA)
     V_ND, different = text_vectors(rows.texts, encoder, out)
@@ -106,18 +117,26 @@ def cluster_rows(rows: Rows, encoder: TextEncoder, out: Path, settings: Settings
     return facts
 
 
-def check(settings: Settings, rows: Rows) -> None:
-    """ConfigError where the options do not fit each other or the rows."""
+def check(settings: Settings, rows: Rows, out: Path) -> None:
+    """ConfigError where the options do not fit each other or the rows, or `out` is not a folder for clusters."""
+    check_folder(out)
     different = len(set(rows.texts))
     if settings.method == "hdbscan" and settings.clusters is not None:
         raise ConfigError("--clusters is for --method kmeans; HDBSCAN finds the number itself, see --min-size")
     if settings.method == "kmeans" and settings.min_size is not None:
         raise ConfigError("--min-size is for --method hdbscan; k-means takes --clusters")
     if settings.clusters is not None and not 1 <= settings.clusters <= different:
-        wrong = f"--clusters {settings.clusters}: there are {different:,} different texts"
-        raise ConfigError(f"{wrong}; give 1 to {different}")
+        wrong = f"--clusters {settings.clusters} is more than the {different:,} different texts of the file"
+        raise ConfigError(f"{wrong}; give at most {different}")
     if settings.colour == "language" and rows.langs is None:
         raise ConfigError("--colour language needs the languages; give --lang COLUMN or --identify")
+
+
+def check_folder(out: Path) -> None:
+    """ConfigError where writing to `out` would put clusters among other files; an earlier run's are no others."""
+    ours = (out / "clusters.json").is_file() or (out / "vectors.json").is_file()
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not ours):
+        raise ConfigError(f"--out {out} holds other files than clusters; choose another folder")
 
 
 def _partition(V_ND: Vectors, different: int, settings: Settings) -> tuple[Partition, Choice | None]:
@@ -150,6 +169,7 @@ def describe(rows: Rows, partition: Partition, choice: Choice | None, settings: 
         facts["choice"] = {
             "clusters": choice.clusters,
             "reason": choice.reason,
+            "error": choice.error,
             "trials": [vars(entry) for entry in choice.trials],
         }
     if rows.labels is not None:
@@ -169,8 +189,7 @@ def _clusters(rows: Rows, partition: Partition, seed: int) -> list[dict[str, Any
     overall = _ordered(groups)
     order = np.argsort(partition.cluster, kind="stable")
     bounds = np.searchsorted(partition.cluster[order], np.arange(count + 1))
-    found = []
-    partition.distance.tolist()
+    found, distances = [], partition.distance.tolist()
     for number in range(count):
         members = order[bounds[number] : bounds[number + 1]].tolist()
         mix = _ordered([groups[row] for row in members])
@@ -184,10 +203,7 @@ def _clusters(rows: Rows, partition: Partition, seed: int) -> list[dict[str, Any
             "languages" if rows.langs is not None else "scripts": mix,
             "one_language": cluster_facts.one_language_alone(mix, overall) if rows.langs is not None else None,
             "labels": _top([rows.labels[row] for row in members]) if rows.labels is not None else {},
-            "examples": [
-                _example(rows, partition, row)
-                for row in central(partition.distance.tolist(), members, rows.texts, EXAMPLES)
-            ],
+            "examples": [_example(rows, partition, row) for row in central(distances, members, rows.texts, EXAMPLES)],
         }
         found.append(entry)
     return found
@@ -216,8 +232,17 @@ def _made(rows: Rows, encoder: TextEncoder, settings: Settings) -> dict[str, Any
         "method": settings.method,
         "clusters": settings.clusters or "chosen" if settings.method == "kmeans" else "found by density",
         "smallest cluster": settings.min_size or usual_min_size(len(rows.texts)) if settings.method == "hdbscan" else 1,
+        "learnt from": _learnt_from(len(rows.texts), settings.method),
         "seed": settings.seed,
     }
+
+
+def _learnt_from(rows: int, method: str) -> str:
+    if rows <= FULL_ROWS:
+        return "all rows"
+    if method == "kmeans":
+        return "all rows, in mini-batches"
+    return f"{FULL_ROWS:,} of the rows; each other one goes where its nearest neighbour among those went"
 
 
 def _write_rows(path: Path, rows: Rows, partition: Partition) -> None:
@@ -243,6 +268,8 @@ def _draw(
     settings: Settings,
 ) -> None:
     drawn, curve = None, None
+    for name in ("map.png", "choice.png"):
+        (out / name).unlink(missing_ok=True)  # of an earlier run with other options
     if settings.map_rows:
         chosen = sample(len(V_ND), settings.map_rows, settings.seed)
         groups = _map_groups(rows, partition, chosen, facts)

@@ -80,11 +80,11 @@ def findings(facts: Mapping[str, Any], partition: Partition) -> list[str]:
     found = []
     if len(sizes):
         found.append(
-            f"{rows:,} rows in {len(sizes):,} clusters of {sizes.min():,} to {sizes.max():,} rows"
+            f"{_told(rows, 'row')} in {_told(len(sizes), 'cluster')}{_range(sizes)}"
             + (f"; {noise:,} rows ({noise / rows:.0%}) are noise, in no cluster." if noise else ".")
         )
     else:
-        found.append(f"No cluster: all {rows:,} rows are noise. Lower --min-size, or use --method kmeans.")
+        found.append(f"No cluster: {_told(rows, 'row')}, all noise. Lower --min-size, or use --method kmeans.")
     if len(sizes) and noise > MANY_NOISE * rows:
         found.append("Most rows are noise: they are not dense enough for HDBSCAN. Lower --min-size, or use k-means.")
     if "labels" in facts:
@@ -92,6 +92,18 @@ def findings(facts: Mapping[str, Any], partition: Partition) -> list[str]:
     if "languages" in facts and len(sizes):
         found += _language_sentences(facts["languages"], facts["clusters"])
     return found
+
+
+def _told(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _range(sizes: Ints) -> str:
+    """The sizes of several clusters in words."""
+    if len(sizes) == 1:
+        return ""
+    least, most = int(sizes.min()), int(sizes.max())
+    return f" of {least:,} to {most:,} rows" if least < most else f" of {_told(most, 'row')} each"
 
 
 def _labels_sentence(labels: Mapping[str, Any]) -> str:
@@ -112,8 +124,9 @@ def _language_sentences(languages: Mapping[str, Any], clusters: Sequence[Mapping
     if alone:
         shown = ", ".join(f"{cluster['cluster']} ({cluster['one_language']})" for cluster in alone[:8])
         more = f" and {len(alone) - 8} more" if len(alone) > 8 else ""
+        verb = "is" if len(alone) == 1 else "are"
         found.append(
-            f"{len(alone)} of {len(clusters)} clusters are of one language alone: {shown}{more}. "
+            f"{len(alone)} of {len(clusters)} clusters {verb} of one language alone: {shown}{more}. "
             "Texts of that language lie apart from the same topics in others."
         )
     return found

@@ -52,7 +52,7 @@ class Partition:
 
 def k_means(V_ND: Vectors, clusters: int, seed: int = 0) -> Partition:
     """Clusters of unit vectors around `clusters` centres, fewer where the vectors have fewer different values."""
-    log(f"k-means: {len(V_ND):,} rows, {clusters:,} clusters")
+    log(f"k-means: rows {len(V_ND):,}, clusters {clusters:,}")
     centres = fit_centres(V_ND, clusters, seed, starts=4)
     cluster, cosine = nearest(V_ND, centres, "assigning")
     order, cluster = by_size(cluster)

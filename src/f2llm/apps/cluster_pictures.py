@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from f2llm.apps.cluster_count import Choice
+from f2llm.apps.cluster_count import Choice, highest
 from f2llm.apps.cluster_fit import EXTRA, NOISE, Floats, Ints
 from f2llm.apps.cluster_map import anchors, place_labels
 from f2llm.core.extras import optional
@@ -54,7 +54,7 @@ def draw_map(path: Path, places_S2: Floats, groups: Groups, title: str) -> None:
     with optional("matplotlib", EXTRA).rc_context(STYLE | {"font.family": families, "axes.grid": False}):
         figure = optional("matplotlib.figure", EXTRA).Figure(figsize=(10, 7.6), layout="constrained")
         axes = figure.subplots()
-        axes.set_title(title)
+        axes.set_title("".join("?" if char in missing else char for char in title))
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         _points(axes, places_S2, groups)
@@ -119,7 +119,10 @@ def _legend(figure: Any, groups: Groups, names: Sequence[str]) -> None:
 
 
 def draw_choice(path: Path, choice: Choice) -> None:
-    """Write a PNG of silhouette and stability against the number of clusters, the chosen one marked."""
+    """Write a PNG of silhouette and stability against the number of clusters, the chosen one marked, and the band
+    below the highest silhouette that luck alone makes.
+    """
+    best = highest(choice.trials)
     numbers = [trial.clusters for trial in choice.trials]
     with optional("matplotlib", EXTRA).rc_context(STYLE):
         figure = optional("matplotlib.figure", EXTRA).Figure(figsize=(7.2, 4.4), layout="constrained")
@@ -133,14 +136,28 @@ def draw_choice(path: Path, choice: Choice) -> None:
             axes.axvline(choice.clusters, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
             axes.set_ylabel(name)
             axes.set_xscale("log")
+        band = (best.silhouette - choice.error, best.silhouette)
+        panels[0].axhspan(
+            *band, color=PALETTE[0], alpha=0.15, linewidth=0, label=f"within luck ({choice.error:.3f}) of the highest"
+        )
+        panels[0].legend(loc="best")
         ticks = numbers[:: max(1, len(numbers) // 12)]
         panels[1].set_xticks(ticks, [str(number) for number in ticks])
         panels[1].minorticks_off()
         panels[1].set_xlabel("number of clusters")
-        panels[0].set_title(f"chosen: {choice.clusters}")
+        why = (
+            "the highest"
+            if best.clusters == choice.clusters
+            else f"the smallest within luck of the highest ({best.clusters})"
+        )
+        panels[0].set_title(f"chosen: {choice.clusters}, {why}")
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150, facecolor="white", metadata={"Software": None})
 
 
 def _clip(name: str) -> str:
-    return name if len(name) <= LABEL_CHARS else name[: LABEL_CHARS - 1] + "…"
+    """The keywords that fit, whole where there are several."""
+    head = name[: LABEL_CHARS + 1]
+    if len(name) <= LABEL_CHARS or ", " not in head:
+        return name if len(name) <= LABEL_CHARS else name[: LABEL_CHARS - 1] + "…"
+    return head.rsplit(", ", 1)[0]

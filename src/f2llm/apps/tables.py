@@ -79,7 +79,7 @@ def table_files(paths: Iterable[Path | str]) -> list[Path]:
 
 def _files_below(folder: Path) -> list[Path]:
     files = text_files(folder)
-    kept = [file for file in files if is_table(file) or not _is_binary(file)]
+    kept = [file for file in files if is_table(file) or not is_binary(file)]
     if len(kept) < len(files):
         warn(f"{folder}: {len(files) - len(kept):,} files are neither text nor tables and are left out")
     if not kept:
@@ -87,7 +87,8 @@ def _files_below(folder: Path) -> list[Path]:
     return kept
 
 
-def _is_binary(file: Path) -> bool:
+def is_binary(file: Path) -> bool:
+    """Whether a file begins like one that is no text: a NUL in its first 8 KiB."""
     if file.suffix in (".gz", ".bz2"):
         return False
     with file.open("rb") as handle:

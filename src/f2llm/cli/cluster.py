@@ -49,16 +49,22 @@ def cluster(
         str | None, typer.Option(help="Embed as queries with this instruction; default: as documents, without.")
     ] = None,
     dim: Dim = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of a file of text.")] = "utf-8",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything that is drawn at random.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Group texts by meaning: how many groups, what each is about, whether they follow topics or languages."""
+    from f2llm.core.readers import known_encoding
     from f2llm.pipeline.clustering import cluster_file
 
     if lang and identify:
         raise ConfigError("both --lang and --identify are given; give one of them")
+    try:
+        encoding = known_encoding(encoding)
+    except ValueError as error:
+        raise ConfigError(f"--encoding: {error}") from None
     facts = cluster_file(
-        file, target, text=text, label=label, lang=lang, identify=identify, model=model, dim=dim,
+        file, target, text=text, label=label, lang=lang, encoding=encoding, identify=identify, model=model, dim=dim,
         instruction=instruction, method=_one_of(method, "--method", get_args(Method)), clusters=_count(clusters),
         min_size=min_size, colour=_one_of(colour, "--colour", get_args(Colour)), map_rows=map_rows, seed=seed,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from f2llm.apps.cluster import Rows, Settings, check, cluster_rows, read_texts
+from f2llm.apps.cluster import Rows, Settings, check, check_folder, cluster_rows, read_texts
 from f2llm.core.log import track
 from f2llm.data.langid import load_identifier
 from f2llm.pipeline.build import default_model
@@ -22,6 +22,7 @@ def cluster_file(
     text: str | None = None,
     label: str | None = None,
     lang: str | None = None,
+    encoding: str = "utf-8",
     identify: bool = False,
     model: str | None = None,
     instruction: str | None = None,
@@ -32,10 +33,11 @@ def cluster_file(
 
     Options as of `apps.cluster.Settings`; all that can be wrong with the file is told before the model is read.
     """
-    rows, settings = read_texts(file, text, label, lang), Settings(**options)
+    check_folder(target)
+    rows, settings = read_texts(file, text, label, lang, encoding), Settings(**options)
     if identify:
         rows = with_languages(rows)
-    check(settings, rows)
+    check(settings, rows, target)
     return cluster_rows(
         rows, text_encoder(model or default_model(), instruction=instruction, dim=dim), target, settings
     )
