@@ -27,7 +27,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], delay: float = 0.0) -> None:
     """SIGKILL, some time after `ready` says so."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a busy machine may take minutes to start a process
     while not ready():
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline

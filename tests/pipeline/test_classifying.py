@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from f2llm.apps.classify_rows import Columns, Labelled
+from f2llm.apps.encoding import encode_texts
 from f2llm.cli import app
 from f2llm.core.errors import ConfigError, F2LLMError, ModelError
 from f2llm.pipeline.classifying import limited, load_classifier, train_classifier
@@ -90,6 +91,11 @@ def test_zero_shot_and_transfer(table: Path, model_directory: Path, tmp_path: Pa
         (("train", "TABLE", "--label", "script", "--out", "."), "holds other files than a classifier"),
         (("zero-shot", "TABLE", "--out", "o.csv"), "no label is named"),
         (("zero-shot", "TABLE", "--labels", "a,b"), "nothing is asked for"),
+        (("transfer", "TABLE", "--label", "script", "--lang", "id"), "0 languages have 20 rows and two labels"),
+        (
+            ("transfer", "TABLE", "--label", "script", "--lang", "lang", "--train-on", "zzz"),
+            "no rows to train on in 'zzz'; languages: aaa, bbb",
+        ),
         (("predict", ".", "TABLE", "--out", "o.csv"), "is no classifier"),
         (("predict", ".", "TABLE", "--out", "o.csv", "--encoding", "klingon"), "there is no encoding 'klingon'"),
     ],
@@ -102,6 +108,12 @@ def test_mistakes(
     filled = [str(table) if part == "TABLE" else part for part in arguments]
     with pytest.raises(F2LLMError, match=words):
         CliRunner().invoke(app, ["classify", *filled, *model], catch_exceptions=False)
+
+
+def test_cut_texts_are_told_once(model_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = text_encoder(model_directory)
+    encode_texts(encoder, ["word " * length for length in range(60, 90)], at_once=7)
+    assert capsys.readouterr().err.count("texts are longer than the model reads and were cut") == 1
 
 
 def test_another_model_is_refused(classifier: Path, model_directory: Path, tmp_path: Path) -> None:

@@ -155,9 +155,7 @@ def train(
     `balanced` weighs all labels the same, and probabilities are then as if labels were equally frequent. DataError for
     a single label.
     """
-    labels = tuple(sorted(set(rows.labels)))
-    if len(labels) < 2:
-        raise DataError(f"all rows have the label {labels[0]!r}; give rows of at least two labels")
+    labels = label_names(rows)
     place = {label: number for number, label in enumerate(labels)}
     labels_N = np.array([place[label] for label in rows.labels], np.int64)
     fold_N = fitting.fold_numbers(labels_N, rows.groups, folds, seed)
@@ -172,6 +170,14 @@ def train(
         "most_frequent": labels[int(np.bincount(labels_N).argmax())],
     }  # fmt: skip
     return Trained(Classifier(head, labels, about, training), validation, labels_N)
+
+
+def label_names(rows: Labelled) -> tuple[str, ...]:
+    """The labels of rows by name; DataError where there is one alone."""
+    labels = tuple(sorted(set(rows.labels)))
+    if len(labels) < 2:
+        raise DataError(f"all rows have the label {labels[0]!r}; give rows of at least two labels")
+    return labels
 
 
 class LabelNames:

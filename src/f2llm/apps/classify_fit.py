@@ -5,8 +5,8 @@ too sure would lose by it. All rows of a group (by default: all rows with the sa
 comes twice cannot be learnt in one fold and asked in another. The scores of the chosen `C` come from the folds that
 chose it among six; rows that were not trained on (`classify eval`) are the stricter judge.
 
-Cost: 30 fits for five folds, each C continuing from the one before it; 10,000 rows of 384 dimensions and 77 labels take
-a minute on one core. Memory: the vectors, once more for each fit's rows.
+Cost: 30 fits for five folds, each C continuing from the one before it; 2,501 rows of 384 dimensions and 77 labels take
+less than 29 s of one core, the model's own work included. Memory: the vectors, once more for each fit's rows.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from f2llm.apps.encoding import TextEncoder, checked
+from f2llm.apps.encoding import TextEncoder, checked, warn_of_cuts
 from f2llm.apps.tables import Row, batched, read_tables
 from f2llm.apps.tables_write import TableWriter
 from f2llm.core.errors import ConfigError, DataError
-from f2llm.core.log import Bar, warn
+from f2llm.core.log import Bar, hushed, warn
 from f2llm.core.tables import as_text
 
 UNKNOWN = "unknown"
@@ -94,10 +94,12 @@ def predict_files(
     """
     extra = [f"p:{label}" for label in (labels if all_probabilities else ())]
     schema = _schema(keep, extra)
-    counts = dict.fromkeys([*labels, UNKNOWN], 0)
+    counts, cut = dict.fromkeys([*labels, UNKNOWN], 0), 0
     with TableWriter(target, schema) as writer, Bar("classifying", None) as bar:
         for rows in batched(read_tables(paths, columns.text, keep, encoding=columns.encoding), AT_ONCE):
-            P_NL = decide(checked(encoder, [row.text for row in rows]))
+            with hushed():  # one warning at the end stands for those of all calls
+                P_NL = decide(checked(encoder, [row.text for row in rows]))
+            cut += encoder.cut()
             chosen = named(P_NL, labels, min_confidence)
             for label in chosen:
                 counts[label] += 1
@@ -108,6 +110,7 @@ def predict_files(
             bar.advance(len(rows))
         if not sum(counts.values()):
             raise DataError("no row has a text; give a file that has some")
+    warn_of_cuts(cut, sum(counts.values()))
     return {"rows": sum(counts.values()), "labels": {name: count for name, count in counts.items() if count}}
 
 

@@ -22,8 +22,9 @@ from f2llm.core.log import Bar, warn
 from f2llm.model.vectors import Vectors
 
 OTHERS, ALL = "all others", "all"
+_SHOWN = 10  # names in a warning
 LEAST_ROWS = 20
-"""Rows of the languages that are left out, for their scores would say nothing."""
+"""A language of fewer rows is left out, for its scores would say nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ def transfer(
     DataError for fewer than two languages of at least 20 rows, ConfigError for one in `train_on` that is not there.
     """
     tags = np.asarray(rows.languages, dtype=object)
-    languages, kept = _languages(rows)
-    chosen = list(train_on) or languages
-    if absent := [name for name in chosen if name not in languages]:
-        raise ConfigError(f"there are no rows to train on in {absent[0]!r}; languages: {', '.join(languages)}")
+    languages, small = usable_languages(rows, train_on)
+    kept, chosen = np.isin(tags, languages), list(train_on) or languages
+    if small:
+        shown = ", ".join(small[:_SHOWN]) + (f" and {len(small) - _SHOWN:,} more" if len(small) > _SHOWN else "")
+        warn(f"{shown}: left out, for they have fewer than {LEAST_ROWS} rows or a single label")
     _, labels_N = label_numbers(sorted(set(rows.labels)), rows.labels)
     # Strata of label and language: every language has its share of each fold.
     strata = label_numbers((), [f"{tag}\0{label}" for tag, label in zip(tags, rows.labels, strict=True)])[1]
@@ -92,18 +94,19 @@ def transfer(
     )  # fmt: skip
 
 
-def _languages(rows: Labelled) -> tuple[list[str], Any]:
-    """The languages with enough rows and two labels, by name, and a mask of their rows [N]."""
-    tags = np.asarray(rows.languages, dtype=object)
+def usable_languages(rows: Labelled, train_on: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """The languages with enough rows and two labels, by name, and the others; errors as of `transfer`."""
     found, small = list[str](), list[str]()
-    for name in sorted(set(rows.languages) - {""}):
-        own = [label for tag, label in zip(rows.languages, rows.labels, strict=True) if tag == name]
-        (found if len(own) >= LEAST_ROWS and len(set(own)) > 1 else small).append(name)
-    if small:
-        warn(f"{', '.join(small)}: left out, for they have fewer than {LEAST_ROWS} rows or a single label")
+    own: dict[str, list[str]] = {}
+    for name, label in zip(rows.languages, rows.labels, strict=True):
+        own.setdefault(name, []).append(label)
+    for name in sorted(own.keys() - {""}):
+        (found if len(own[name]) >= LEAST_ROWS and len(set(own[name])) > 1 else small).append(name)
     if len(found) < 2:
         raise DataError(f"{len(found)} languages have {LEAST_ROWS} rows and two labels; give at least two, by --lang")
-    return found, np.isin(tags, found)
+    if absent := [name for name in train_on if name not in found]:
+        raise ConfigError(f"there are no rows to train on in {absent[0]!r}; languages: {', '.join(found)}")
+    return found, small
 
 
 def _chance(labels_N: fitting.Ints) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from f2llm.core.errors import DataError, ModelError
-from f2llm.core.log import Bar
+from f2llm.core.log import Bar, hushed, warn
 from f2llm.model.vectors import Vectors, normalize
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class TextEncoder:
     encode_document: Callable[[list[str]], Vectors] | None = None
     stats: Callable[[], EncodeStats] | None = None
 
+    def cut(self) -> int:
+        """How many texts of the last call were longer than the model reads; 0 where it does not count them."""
+        return self.stats().truncated if self.stats else 0
+
     def for_documents(self) -> TextEncoder:
         """The encoder of what queries are compared with, such as the names of labels."""
         return replace(self, encode=self.encode_document or self.encode)
@@ -57,13 +61,22 @@ def encode_texts(encoder: TextEncoder, texts: Sequence[str], at_once: int = AT_O
         raise DataError("there is no text to encode; give a file that has some")
     place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     distinct = list(place)
-    found_ND = np.empty((len(distinct), encoder.dims), np.float32)
+    found_ND, cut = np.empty((len(distinct), encoder.dims), np.float32), 0
     with Bar("encoding", len(distinct)) as bar:
         for start in range(0, len(distinct), at_once):
             part = distinct[start : start + at_once]
-            found_ND[start : start + len(part)] = checked(encoder, part)
+            with hushed():  # one warning at the end stands for those of all calls
+                found_ND[start : start + len(part)] = checked(encoder, part)
+            cut += encoder.cut()
             bar.advance(len(part))
+    warn_of_cuts(cut, len(distinct))
     return found_ND if len(distinct) == len(texts) else found_ND[[place[text] for text in texts]]
+
+
+def warn_of_cuts(cut: int, texts: int) -> None:
+    """Say that some of so many texts were cut, if any were."""
+    if cut:
+        warn(f"{cut:,} of {texts:,} texts are longer than the model reads and were cut")
 
 
 def checked(encoder: TextEncoder, texts: list[str]) -> Vectors:

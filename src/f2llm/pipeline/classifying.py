@@ -14,7 +14,7 @@ from f2llm.apps import classify
 from f2llm.apps.classify_pictures import confusion_png, transfer_png
 from f2llm.apps.classify_report import label_numbers, report
 from f2llm.apps.classify_rows import Columns, Labelled, predict_files, read_labelled
-from f2llm.apps.classify_transfer import Transfer, transfer
+from f2llm.apps.classify_transfer import Transfer, transfer, usable_languages
 from f2llm.apps.encoding import TextEncoder, encode_texts
 from f2llm.core.files import atomic_path, write_json
 from f2llm.core.log import warn
@@ -39,6 +39,7 @@ def train_classifier(
     """Train on labelled rows, write the classifier to `target`, return its cross-validated report."""
     classify.check_out(target)
     rows = read_labelled(files, columns)
+    classify.label_names(rows)  # a single label is told before a model is read
     encoder = text_encoder(model or default_model(), instruction=instruction, dim=dim)
     found = classify.train(rows, encoder, balanced=balanced, folds=folds, seed=seed)
     judged = found.validation
@@ -76,8 +77,6 @@ def evaluate_classifier(
     """The report of a classifier on labelled rows that it was not trained on; a label it does not know is a mistake."""
     found, encoder = load_classifier(directory, model)
     rows = read_labelled(files, columns)
-    if strange := sorted(set(rows.labels) - set(found.labels)):
-        warn(f"the classifier does not know the label {strange[0]!r} ({len(strange)} such); its rows count as mistakes")
     return _judged(found, found.labels, encoder, rows, picture, found.training["most_frequent"])
 
 
@@ -115,6 +114,8 @@ def _judged(
     most_frequent: str | None = None,
 ) -> dict[str, Any]:
     labels, truth_N = label_numbers(known, rows.labels)
+    if strange := sorted(set(rows.labels) - set(known)):
+        warn(f"{len(strange)} labels of the rows are not known, such as {strange[0]!r}; these rows count as mistakes")
     P_NL = decider.probabilities(encode_texts(encoder, rows.texts))
     guess = labels.index(most_frequent) if most_frequent is not None else None
     found = report(labels, truth_N, P_NL.argmax(axis=1), P_NL.max(axis=1), rows.languages, guess)
@@ -132,6 +133,7 @@ def transfer_table(
     dim: int | None = None,
     target: Path | None = None,
     limit: int | None = None,
+    train_on: Sequence[str] = (),
     seed: int = 0,
     **options: Any,
 ) -> Transfer:
@@ -142,8 +144,9 @@ def transfer_table(
     rows = read_labelled(files, columns)
     if limit is not None:
         rows = limited(rows, limit, seed)
+    usable_languages(rows, train_on)  # what cannot be asked is told before a model is read
     encoder = text_encoder(model or default_model(), instruction=instruction, dim=dim)
-    found = transfer(rows, encode_texts(encoder, rows.texts), seed=seed, **options)
+    found = transfer(rows, encode_texts(encoder, rows.texts), train_on=train_on, seed=seed, **options)
     if target is not None:
         write_json(target / "transfer.json", {"model": encoder.model, "seed": seed, **found.to_json()})
         _write(target / "transfer.png", transfer_png(found, f"macro F1 x 100, {len(rows.texts):,} rows"))
@@ -208,18 +211,17 @@ def report_line(told: Mapping[str, Any]) -> str:
 
 
 def transfer_view(found: Transfer) -> Table:
-    """Macro F1 of each source (rows) in each language (columns), their mean, and chance."""
-    table = _table("trained on", *found.languages, "mean")
-    for source, values in zip(found.sources, found.macro_f1, strict=True):
-        table.add_row(escape(source), *map(_percent, values), _percent(float(np.mean(values))))
+    """Macro F1 of each source (rows) in each language (columns), their mean, and chance; whole numbers, to fit."""
+    table = _table("F1 x 100", *found.languages, "mean")
     chance = [entry["macro_f1"] for entry in found.chance]
-    table.add_row("[dim]chance[/dim]", *map(_percent, chance), _percent(float(np.mean(chance))))
+    for source, values in zip([*found.sources, "chance"], [*found.macro_f1, chance], strict=True):
+        table.add_row(escape(source), *(f"{value * 100:.0f}" for value in [*values, float(np.mean(values))]))
     return table
 
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, padding=(0, 1))
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right")
     return table

@@ -8,8 +8,8 @@ join    vectors/NNNNN -> NAME.parquet, NAME.npy, or the folder of the parts itse
 
 The parts lie in `.NAME.parts` beside the target and go at the end. The same command after a kill does the parts that
 are missing; one with other files, options or another model starts over. A part is encoded by itself, so its vectors
-are the same bytes whoever encodes it, and when. Rows come in the order of the files; a text that comes twice in a part
-is encoded once.
+are the same bytes whoever encodes it, and when, with as many threads (another number changes the last digits). Rows
+come in the order of the files; a text that comes twice in a part is encoded once.
 
 Cost beside the model's: the texts are written twice, and for a .parquet or .npy file the vectors too. Memory: the model
 and one part in each process.
@@ -32,11 +32,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from f2llm.apps.classify_rows import cell
-from f2llm.apps.encoding import TextEncoder, encode_texts
+from f2llm.apps.encoding import TextEncoder, encode_texts, warn_of_cuts
 from f2llm.apps.tables import batched, read_tables, table_files
 from f2llm.core.errors import ConfigError, DataError, F2LLMError
 from f2llm.core.files import atomic_path, digest_json, explained, read_json, replace_directory, sync, write_json
-from f2llm.core.log import Bar, hushed, log, warn
+from f2llm.core.log import Bar, hushed, log
 from f2llm.data.engine import Engine, Task
 from f2llm.model import checkpoint
 from f2llm.model.precision import check_precision, to_precision
@@ -103,8 +103,7 @@ def embed_files(
     _join(work, target, len(parts))
     shutil.rmtree(work, ignore_errors=True)
     total = {name: sum(part[name] for part in done) for name in ("rows", "tokens", "truncated", "seconds")}
-    if total["truncated"]:
-        warn(f"{total['truncated']:,} of {total['rows']:,} texts are longer than the model reads and were cut")
+    warn_of_cuts(total["truncated"], total["rows"])
     return EmbedSummary(total["rows"], done[0]["dims"], total["tokens"], total["truncated"], total["seconds"])
 
 

@@ -98,6 +98,7 @@ def _truncated(encode: Encode, dim: int | None, texts: list[str]) -> Vectors:
 
 def _sentence_transformer(spec: str) -> Any:
     package = optional("sentence_transformers", "mine")
+    optional("transformers.utils.logging", "mine").disable_progress_bar()  # of the weights, in another form than ours
     try:
         return package.SentenceTransformer(spec, device=device(), trust_remote_code=False)
     except Exception as error:  # of transformers, safetensors, the hub and the modules that the directory names
