@@ -2,11 +2,12 @@
 
 Run it with: python benchmarks/search.py --model build/mini/export/mini-base/model
 
-Prints a line of JSON for each row. With `--model`, passages are real lines (NTREX, New Testaments, Universal
-Declarations of `--data`), 20 to 80 characters long, distinct, drawn with seed 0. With `--taught`, nothing is embedded:
-vectors are those that the teacher of a build gave for its training texts. Queries are others of the same kind, embedded
-as documents. The truth is the 10 nearest by exact cosine in float32; `recall` is the share of them that is found. Time
-is CPU time of a query, all threads together, in milliseconds, which a busy machine disturbs less than wall time.
+Prints a line of JSON for each row. With `--model`, of this package or of sentence-transformers, passages are real
+sentences of `--data` (NTREX, New Testaments, Universal Declarations; `--english`: medical answers, Wikipedia and news),
+20 to 200 (English: 400) characters, distinct, drawn with seed 0. With `--taught`, nothing is embedded: vectors of the
+training texts from the teacher of a build. Queries are others of the same kind, embedded as documents. The truth is
+the 10 nearest by exact cosine in float32; `recall` is the share of them that is found. Time is CPU time of a query, all
+threads together, in milliseconds, which a busy machine disturbs less than wall time.
 
 The first table has the shortlist alone in memory, by dimensions, precision and candidates per hit; the second what
 a query costs in LanceDB: the funnel of `f2llm search`, a scan of all vectors, and its two kinds of indexes.
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +31,38 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from f2llm.apps.chunking import sentences
 from f2llm.apps.funnel import Shortlist, cosines, to_int8
 from f2llm.apps.reading import Columns, read_blocks
-from f2llm.apps.search import text_files, top
+from f2llm.apps.search import top
+from f2llm.core.extras import optional
 from f2llm.core.log import track
 from f2llm.core.machine import cores
+from f2llm.model.checkpoint import read_config
+from f2llm.model.embedder import Embedder
 from f2llm.model.vectors import Vectors, normalize, truncate
 
 K = 10
 FACTORS = (1, 2, 5, 10, 20)
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}
-SOURCES = ("ntrex-128", "bible-nt", "udhr")
+ALL = ("ntrex-128/NTREX-128/*.txt.gz", "bible-nt/*/*.xml.gz", "udhr/*.xml")
+ENGLISH = (
+    "medquad/*/*.xml", "bible-nt/english-oeb/*.xml.gz", "oldi-seed/seed/eng_Latn*",
+    "mlqa-dev/**/*context-en-question-en*", "tydiqa-goldp-train/*/*.en.train.json",
+    "ntrex-128/NTREX-128/*src.eng.txt.gz", "xquad/xquad.en.json",
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, help="embeds lines of --data")
+    source.add_argument("--model", type=Path, help="embeds sentences of --data")
     source.add_argument(
         "--taught", type=Path, help="a build's teach/MODEL: the teacher's vectors of the training texts"
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--english", action="store_true", help="English sentences only")
+    parser.add_argument("--vectors", type=Path, help="an .npy file to keep the model's vectors in; read if it exists")
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=500)
     options = parser.parse_args()
@@ -63,16 +76,26 @@ def main() -> None:
     }
     print(json.dumps(facts | {"queries": len(queries_BD)}), flush=True)
     _, truth_BK = top(queries_BD, documents_ND, K)
-    for row in (*shortlists(queries_BD, documents_ND, truth_BK), *databases(queries_BD, documents_ND, truth_BK)):
+    rows = (shortlists(queries_BD, documents_ND, truth_BK), databases(queries_BD, documents_ND, truth_BK))
+    for row in chain.from_iterable(rows):
         print(json.dumps(row), flush=True)
 
 
 def embedded(options: argparse.Namespace) -> Vectors:
     """Unit vectors [queries + passages, D] of different real texts."""
-    from f2llm.model.embedder import Embedder
-
-    texts = read_texts(options.data, options.queries + options.passages)
-    return Embedder.load(options.model).encode_document(texts, progress=True)
+    count = options.queries + options.passages
+    if options.vectors and options.vectors.exists():
+        return normalize(np.load(options.vectors))[:count]
+    texts = read_texts(options.data, count, options.english)
+    if read_config(options.model).get("model_type") == "qwen3":
+        found = Embedder.load(options.model, engine="torch").encode_document(texts, progress=True)
+    else:
+        sentence_transformers = optional("sentence_transformers", "mine")
+        model = sentence_transformers.SentenceTransformer(str(options.model), device="cpu")
+        found = normalize(model.encode(texts, show_progress_bar=True, batch_size=64))
+    if options.vectors:
+        np.save(options.vectors, found.astype(np.float16))
+    return found
 
 
 def taught(options: argparse.Namespace) -> Vectors:
@@ -82,14 +105,24 @@ def taught(options: argparse.Namespace) -> Vectors:
     return normalize(stored.reshape(len(ids), -1)[chosen])
 
 
-def read_texts(data: Path, count: int) -> list[str]:
-    found: dict[str, None] = {}
-    for name in SOURCES:
-        for file in text_files(data / name):
-            if file.name.endswith((".txt.gz", ".xml.gz", ".xml")):
-                blocks = read_blocks(file, Columns(), by_line=True)
-                found.update(dict.fromkeys(block.text for block in blocks if 20 <= len(block.text) <= 80))
-    return random.Random(0).sample(list(found), count)
+def read_texts(data: Path, count: int, english: bool) -> list[str]:
+    """Distinct sentences of 20 to 200 characters (English: 400, for there are fewer), drawn with seed 0."""
+    most = 400 if english else 200
+    files = [file for pattern in (ENGLISH if english else ALL) for file in sorted(data.glob(pattern))]
+    texts = (text for file in files for block in blocks_of(file) for _, text in sentences(block))
+    found = list(dict.fromkeys(text for text in texts if 20 <= len(text) <= most))
+    if len(found) < count:
+        raise SystemExit(f"{data} has {len(found):,} different sentences, not {count:,}; give fewer --passages")
+    return random.Random(0).sample(found, count)
+
+
+def blocks_of(file: Path) -> Iterator[str]:
+    """Lines, elements, or the contexts of a file in the form of SQuAD."""
+    if file.suffix == ".json":
+        for article in json.loads(file.read_text())["data"]:
+            yield from (paragraph["context"] for paragraph in article["paragraphs"])
+    else:
+        yield from (block.text for block in read_blocks(file, Columns(), by_line=True))
 
 
 def shortlists(queries_BD: Vectors, documents_ND: Vectors, truth_BK: NDArray[Any]) -> Iterator[dict[str, Any]]:
@@ -126,24 +159,24 @@ def share(truth: NDArray[Any], found: NDArray[Any]) -> float:
 def databases(queries_BD: Vectors, documents_ND: Vectors, truth_BK: NDArray[Any]) -> Iterator[dict[str, Any]]:
     """Recall and time of single queries in a LanceDB table on the disk."""
     width = documents_ND.shape[1]
-    short = max(8, width // 4)
     with tempfile.TemporaryDirectory() as folder:
         table = lancedb.connect(folder).create_table("p", pa.table({
             "n": pa.array(np.arange(len(documents_ND))),
             "vector": lists(documents_ND.astype(np.float16), pa.float16()),
-            "short": lists(to_int8(truncate(documents_ND, short)), pa.int8()),
         }))  # fmt: skip
         ids = np.asarray(table.search().select(["_rowid"]).limit(None).to_arrow()["_rowid"])
-        shortlist = Shortlist.of(ids, to_int8(truncate(documents_ND, short)))
 
-        def funnel(factor: int) -> Callable[[Vectors], NDArray[Any]]:
+        def funnel(shortlist: Shortlist, factor: int) -> Callable[[Vectors], NDArray[Any]]:
             return lambda query: reranked(table, query, shortlist.best(query, K * factor))
 
         def index(**options: Any) -> Callable[[Vectors], NDArray[Any]]:
             return lambda query: nearest(table, query, **options)
 
-        for factor in FACTORS[2:]:
-            yield measure(f"funnel: {short} int8, {factor} per hit", funnel(factor), queries_BD, truth_BK)
+        for short in (width // 4, width // 2):
+            shortlist = Shortlist.of(ids, to_int8(truncate(documents_ND, short)))
+            for factor in FACTORS[2:]:
+                find = funnel(shortlist, factor)
+                yield measure(f"funnel: {short} int8, {factor} per hit", find, queries_BD, truth_BK)
         yield measure("all vectors, float16", index(), queries_BD[:50], truth_BK[:50])
         for kind, extra in (("IVF_PQ", {"num_sub_vectors": width // 4}), ("IVF_HNSW_SQ", {})):
             started, before = time.process_time(), on_disk(folder)

@@ -78,7 +78,7 @@ def test_an_index_is_made_searched_and_left_alone(model_directory: Path, texts: 
 
     done = command("index", texts, "--by-line", "--model", model_directory)
     assert done.returncode == 0, done.stderr
-    assert "1 files added" in done.stdout
+    assert "1 file added" in done.stdout
     again = json.loads(command("index", texts, "--json").stdout)
     assert (again["unchanged"], again["embedded"], again["passages"]) == (1, 0, 5)
     done = command("search", "bonjour", "--explain", "--mode", "hybrid")

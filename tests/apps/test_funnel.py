@@ -47,10 +47,11 @@ def test_a_funnel_finds_nearly_all_of_the_exact_result(nested: Vectors) -> None:
     assert np.mean(shares) > 0.9
 
 
-def test_short_dims_are_the_smallest_nested_ones_from_a_quarter() -> None:
-    assert short_dims_of([8, 16, 32, 64, 128], 128) == 32
+def test_short_dims_are_the_smallest_nested_ones_from_a_quarter_and_from_64() -> None:
+    assert short_dims_of([8, 16, 32, 64, 128], 128) == 64
     assert short_dims_of([8, 16, 32, 64, 320], 320) == 320
     assert short_dims_of([8, 16, 32, 64, 128, 256, 320], 320) == 128
+    assert short_dims_of([8, 16, 32, 48], 48) == 48
     assert short_dims_of([48], 40) == 40
 
 

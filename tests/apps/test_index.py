@@ -205,6 +205,8 @@ def test_options_that_do_not_fit(index: Index, folder: Path, model_directory: Pa
         with pytest.raises(ConfigError, match=words):
             Index.create(tmp_path / "no", model_directory, **options)  # type: ignore[arg-type]
     assert not exists(str(tmp_path / "no"))
+    with pytest.raises(StorageError, match=r"cannot write the index .*eng.txt: File exists; choose another --db"):
+        Index.create(folder / "eng.txt", model_directory)
     with pytest.raises(DataError, match="there is no index at"):
         Index.open(tmp_path / "no")
     with pytest.raises(DataError, match="a query is empty"):
@@ -228,6 +230,16 @@ def test_files_that_cannot_be_read_are_listed_and_the_rest_is_indexed(index: Ind
     assert reasons["broken.pdf"].startswith("is no PDF that can be read")
     with pytest.raises(DataError, match="there is no file"):
         index.add([_made(folder.parent / "nothing")])
+
+
+def test_a_file_that_breaks_keeps_its_passages_and_an_emptied_one_loses_them(index: Index, folder: Path) -> None:
+    before = rows(index)
+    (folder / "eng.txt").write_bytes(b"\0")
+    (folder / "rus.md").write_bytes(b"\n")
+    report = index.add([folder])
+    assert (report.updated, report.removed) == (0, 1)
+    assert dict(report.skipped)[str(folder / "eng.txt")] == "is binary; its passages from before stay"
+    assert rows(index) == {name: texts for name, texts in before.items() if name != "rus.md"}
 
 
 def _made(folder: Path) -> Path:

@@ -50,9 +50,9 @@ def commits(db: Path) -> int:
     return len(list((db / "passages.lance" / "_versions").glob("*.manifest")))
 
 
-def passages(index: Index) -> Counter[tuple[str, str]]:
-    found = scan(open_table(index.db)[0], ["path", "text"]).to_pylist()
-    return Counter((row["path"], row["text"]) for row in found)
+def passages(index: Index) -> Counter[tuple[str, int, str]]:
+    found = scan(open_table(index.db)[0], ["path", "position", "text"]).to_pylist()
+    return Counter((row["path"], row["position"], row["text"]) for row in found)
 
 
 @pytest.mark.slow

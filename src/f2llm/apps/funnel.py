@@ -5,7 +5,7 @@ all of the nearest; the exact cosine of `factor` times as many candidates as are
 
 int8 is one scale a vector (its largest number becomes 127); the scale is not kept, for a cosine does not see it.
 Cost: N * short dims multiplications and bytes of memory, then `factor * k` full vectors read from the disk. Limit:
-linear in N; what is lost against exact search, and the time, are measured by benchmarks/search.py.
+linear in N; what is lost against exact search, and the time: docs/results/search.md.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from f2llm.model.vectors import Vectors
 
 FACTOR = 10
 """Candidates per wanted result."""
+_LEAST = 64
 _BLOCK = 65_536  # codes that are widened to float32 at a time
 
 
 def short_dims_of(matryoshka_dims: list[int], dims: int) -> int:
-    """The dimensions of the shortlist: the model's smallest nested size from a quarter of `dims` on."""
-    return min((dim for dim in matryoshka_dims if dims / 4 <= dim <= dims), default=dims)
+    """The dimensions of the shortlist: the model's smallest nested size from a quarter of `dims`, and from 64, on.
+
+    With 32 of 128, two of a hundred of the nearest are missed, with 64 none (docs/results/search.md).
+    """
+    return min((dim for dim in matryoshka_dims if max(dims / 4, _LEAST) <= dim <= dims), default=dims)
 
 
 def to_int8(vectors_ND: Vectors) -> NDArray[np.int8]:

@@ -159,10 +159,12 @@ class Build:
             try:
                 found = list(self._chunks(file))
             except DataError as reason:
-                self._skip(file, str(reason))
+                stays = "; its passages from before stay" if str(file) in known else ""
+                self._skip(file, f"{reason}{stays}")
                 continue
             if not found:
                 self._skip(file, "has no text")
+                self._delete([str(file)] if str(file) in known else [])
                 continue
             group.append(_Work(str(file), digest, str(file) not in known, found))
             if sum(len(work.chunks) for work in group) >= _GROUP or time.monotonic() - since > _GROUP_S:

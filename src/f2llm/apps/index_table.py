@@ -24,7 +24,6 @@ import pyarrow as pa
 
 from f2llm.core.errors import ConfigError, DataError, F2LLMError, StorageError
 from f2llm.core.extras import optional
-from f2llm.core.files import explained
 from f2llm.core.languages import language
 
 TABLE = "passages"
@@ -95,7 +94,7 @@ def is_filled(db: str) -> bool:
 def create_table(db: str, memory: Memory) -> Any:
     """A new, empty table; one that is there is replaced."""
     if is_local(db):
-        with explained(Path(db)):
+        with _opened(db):
             Path(db).mkdir(parents=True, exist_ok=True)
     with told(db):
         return _connect(db).create_table(TABLE, schema=schema_of(memory), mode="overwrite")
@@ -121,8 +120,16 @@ def ensure_text_index(table: Any) -> None:
 
 
 def _connect(db: str) -> Any:
-    os.environ.setdefault("LANCE_LOG", "error")  # it warns of each table that it is about to create
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of each table that it is about to create
     return optional("lancedb", "search").connect(db)
+
+
+@contextmanager
+def _opened(db: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write the index {db}: {error.strerror}; choose another --db") from None
 
 
 @contextmanager
@@ -159,7 +166,7 @@ def lock(db: str) -> Iterator[None]:
     if not is_local(db):
         yield
         return
-    with explained(Path(db)):
+    with _opened(db):
         handle = (Path(db) / ".lock").open("w")
     with handle:
         try:

@@ -27,24 +27,35 @@ def print_report(report: Report, as_json: bool) -> None:
         print(json.dumps(asdict(report) | {"skipped": skipped}, ensure_ascii=False))
         return
     if report.added or report.updated or report.removed:
-        rate = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens else ""
         out.print(
-            f"{report.added:,} files added, {report.updated:,} updated, {report.removed:,} removed, "
+            f"{_counted(report.added, 'file')} added, {report.updated:,} updated, {report.removed:,} removed, "
             f"{report.unchanged:,} unchanged"
         )
-        out.print(f"{report.embedded:,} passages embedded in {report.seconds:.1f} s{rate}; {report.passages:,} in all")
+        out.print(f"{_embedded(report)}{_counted(report.passages, 'passage')} in all")
     else:
-        same = f"nothing has changed in {report.unchanged:,} files, nothing was embedded"
-        out.print(f"{same}; {report.passages:,} passages in all")
+        same = f"nothing has changed in {_counted(report.unchanged, 'file')}"
+        first = same if report.unchanged else "no file was indexed"
+        out.print(f"{first}; {_counted(report.passages, 'passage')} in all")
     for name, count in report.left_empty.items():
         out.print(f"[yellow]{count:,} values of the column {name} are of another type and were left empty[/yellow]")
     _print_skipped(report)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _embedded(report: Report) -> str:
+    if not report.embedded:
+        return ""
+    rate = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
+    return f"{_counted(report.embedded, 'passage')} embedded in {report.seconds:.1f} s{rate}; "
+
+
 def _print_skipped(report: Report) -> None:
     if not report.skipped:
         return
-    out.print(f"[yellow]{len(report.skipped):,} files were left out:[/yellow]")
+    out.print(f"[yellow]left out: {_counted(len(report.skipped), 'file')}[/yellow]")
     for path, reason in report.skipped[:_MOST_SKIPPED]:
         out.print(f"  {escape(_short(path))} {escape(reason)}")
     if len(report.skipped) > _MOST_SKIPPED:

@@ -23,7 +23,7 @@ from f2llm.cli.common import (
     print_facts,
     print_summary_line,
 )
-from f2llm.core.errors import ConfigError
+from f2llm.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from f2llm.apps.index_build import Identify
@@ -55,7 +55,7 @@ def index(
     ] = None,
     dim: Dim = None,
     short_dim: Annotated[
-        int | None, typer.Option(help="Dimensions of the shortlist; default: about a quarter.")
+        int | None, typer.Option(help="Dimensions of the shortlist; default: about a quarter, 64 or more.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take these files or folders out of the index.")] = False,
     as_json: Json = False,
@@ -63,7 +63,7 @@ def index(
     """Index files for search: new, changed and removed ones only (txt, md, html, xml, pdf, csv, jsonl, parquet)."""
     from f2llm.apps.index import Index
     from f2llm.apps.index_build import check_paths
-    from f2llm.apps.index_table import is_filled
+    from f2llm.apps.index_table import exists, is_filled
     from f2llm.apps.reading import Columns
     from f2llm.cli.index_view import print_report
 
@@ -82,8 +82,12 @@ def index(
         found = Index.open(db, model)
         found.check_options(options)
     else:
-        found = Index.create(db, _named(model), **options)
-    print_report(found.add(paths, identify=_identifier(), progress=True), as_json)
+        remembered = Index.open(db).memory.model if exists(db) else None  # of a run that was killed early
+        found = Index.create(db, _named(model or remembered), **options)
+    report = found.add(paths, identify=_identifier(), progress=True)
+    print_report(report, as_json)
+    if not report.passages:
+        raise DataError(f"the index {db} has no passage yet: none of the files could be indexed")
 
 
 @app.command(epilog='Example: f2llm search "sea in northern Europe" --in notes.txt --top 5')
