@@ -71,6 +71,15 @@ def test_queries_instructions_and_dimensions(table: Path, model_directory: Path)
         assert done.dims == 16
 
 
+def test_weights_of_eight_bits_are_noted(table: Path, model_directory: Path) -> None:
+    expected = Embedder.load(model_directory, dtype=torch.int8).encode_document(TEXTS)
+    target, _ = run(table, model_directory, weights="int8")
+    np.testing.assert_allclose(np.array(pq.read_table(target)["vector"].to_pylist()), expected, atol=1e-6)
+    assert b'"weights": "int8"' in pq.read_schema(target).metadata[b"f2llm"]
+    with pytest.raises(ConfigError, match="weights are 'int3'"):
+        run(table, model_directory, weights="int3")
+
+
 @pytest.mark.parametrize(
     ("precision", "kind", "width"),
     [("float16", pa.float16(), 48), ("int8", pa.int8(), 48), ("binary", pa.int8(), 6), ("ubinary", pa.uint8(), 6)],

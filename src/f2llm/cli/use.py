@@ -184,6 +184,9 @@ def embed(
     precision: Annotated[
         str, typer.Option("--precision", help="Stored as float32, float16, int8, uint8, binary or ubinary.")
     ] = "float32",
+    weights: Annotated[
+        str, typer.Option("--weights", help="Of the model in memory: float32, float16 or int8, the fastest on a CPU.")
+    ] = "float32",
     model: Model = None,
     as_query: Annotated[bool, typer.Option("--query", help="Embed as queries, with the model's query prompt.")] = False,
     instruction: Annotated[str | None, typer.Option(help="Embed as queries with this instruction.")] = None,
@@ -204,8 +207,9 @@ def embed(
     from f2llm.pipeline.embedding import EmbedOptions, embed_files
 
     options = EmbedOptions(
-        text, tuple(keep or ()), encoding, as_query or bool(instruction or task), instruction, task, dim, precision
-    )
+        text, tuple(keep or ()), encoding, as_query or bool(instruction or task), instruction, task, dim, precision,
+        weights,
+    )  # fmt: skip
     workers = chosen_engine(engine, address, processes or (1 if engine == "local" else None))
     try:
         done = embed_files(files, target, model=model or default_model(), options=options, engine=workers)

@@ -52,7 +52,8 @@ _NOTE = b"f2llm"
 class EmbedOptions:
     """What makes the output besides the files and the model; `text` and `keep` are columns of tables.
 
-    `precision`: see `model/precision.py`. Kept columns are stored as text.
+    `precision` is that of the stored vectors (`model/precision.py`), `weights` that of the model's weights
+    (`Embedder.load`, dtype). Kept columns are stored as text.
     """
 
     text: str | None = None
@@ -63,6 +64,7 @@ class EmbedOptions:
     task: str | None = None
     dim: int | None = None
     precision: str = "float32"
+    weights: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,7 @@ def _part(work: Path, kind: str, number: int) -> Path:
 def _task(work: Path, number: int, rows: int, model: str, digest: str, options: EmbedOptions) -> Task:
     arguments: dict[str, Any] = {
         "source": _part(work, "rows", number), "target": _part(work, "vectors", number), "model": model,
-        "digest": digest, "as_query": options.as_query, "instruction": options.instruction, "task": options.task,
-        "dim": options.dim, "precision": options.precision,
+        "digest": digest, "options": asdict(options),
     }  # fmt: skip
     marker = work / "markers" / f"{number:06}.json"
     if not arguments["target"].is_file():  # the folder of parts was renamed already, or somebody took it away
@@ -182,26 +183,17 @@ def _task(work: Path, number: int, rows: int, model: str, digest: str, options: 
     return Task(marker, encode_part, arguments, rows)
 
 
-def encode_part(
-    source: Path,
-    target: Path,
-    model: str,
-    digest: str,
-    as_query: bool,
-    instruction: str | None,
-    task: str | None,
-    dim: int | None,
-    precision: str,
-) -> dict[str, Any]:
-    """Add the vectors to a part's rows; what an engine's worker does."""
+def encode_part(source: Path, target: Path, model: str, digest: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Add the vectors to a part's rows; what an engine's worker does. `options` are those of `EmbedOptions`."""
     started, rows = time.perf_counter(), pq.read_table(source)
+    chosen = EmbedOptions(**options | {"keep": tuple(options["keep"])})
     with hushed():
-        encoder = _encoder(model, digest, as_query, instruction, task, dim)
+        encoder = _encoder(model, digest, chosen)
         V_ND = encode_texts(encoder, rows["text"].to_pylist(), at_once=PART_ROWS)
-    stored = to_precision(V_ND, check_precision(precision, encoder.dims))
+    stored = to_precision(V_ND, check_precision(chosen.precision, encoder.dims))
     vector = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), stored.shape[1])
-    note = {"model": Path(encoder.model).name, "digest": digest, "as_query": as_query, "instruction": instruction}
-    note |= {"task": task, "dims": encoder.dims, "precision": precision}
+    told = {name: options[name] for name in ("as_query", "instruction", "task", "precision", "weights")}
+    note = {"model": Path(encoder.model).name, "digest": digest, "dims": encoder.dims, **told}
     table = rows.append_column("vector", vector).replace_schema_metadata({_NOTE: json.dumps(note, ensure_ascii=False)})
     with atomic_path(target) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -213,11 +205,12 @@ def encode_part(
 
 
 @lru_cache(maxsize=1)
-def _encoder(
-    model: str, digest: str, as_query: bool, instruction: str | None, task: str | None, dim: int | None
-) -> TextEncoder:
+def _encoder(model: str, digest: str, options: EmbedOptions) -> TextEncoder:
     """The model, once in each process; `digest` tells two models apart that were at the same place."""
-    return text_encoder(model, as_query=as_query, instruction=instruction, task=task, dim=dim)
+    return text_encoder(
+        model, as_query=options.as_query, instruction=options.instruction, task=options.task, dim=options.dim,
+        weights=options.weights,
+    )  # fmt: skip
 
 
 def _join(work: Path, target: Path, count: int) -> None:

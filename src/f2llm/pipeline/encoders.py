@@ -25,6 +25,7 @@ from f2llm.data.ngrams import make_ngram_encoder
 from f2llm.eval.mteb_model import device, is_qwen3
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
+from f2llm.model.engines.load import dtype_of
 from f2llm.model.vectors import Vectors, truncate
 
 NGRAMS = "ngrams"
@@ -61,12 +62,13 @@ def text_encoder(
     instruction: str | None = None,
     task: str | None = None,
     dim: int | None = None,
+    weights: str = "float32",
 ) -> TextEncoder:
     """The encoder of a model directory or hub id for classify, cluster and bulk embedding, read now.
 
     Texts are documents; `as_query`: queries, with the model's own prompt, with this `instruction` or with the one of
-    `task` (see `Embedder.encode_query`). `dim`: as many of the first components, of unit length again. ConfigError for
-    an instruction to a model that takes none.
+    `task` (see `Embedder.encode_query`). `dim`: as many of the first components, of unit length again. `weights`: the
+    type that they are kept in. ConfigError for an instruction to a model that takes none, and for other weights of it.
     """
     directory = checkpoint.resolve(spec)
     as_query = as_query or instruction is not None or task is not None
@@ -74,19 +76,22 @@ def text_encoder(
     document: Encode
     stats = None
     if is_qwen3(directory):
-        model = Embedder.load(directory, truncate_dim=dim, device=device())
+        model = Embedder.load(directory, truncate_dim=dim, device=device(), dtype=dtype_of(weights))
         model.query_prompt(instruction, task=task)  # a task that there is not is told now
         encode, document = partial(model.encode_query, instruction=instruction, task=task), model.encode_document
         stats = partial(getattr, model, "last_stats")
     elif instruction is not None or task is not None:
         option = "--task" if instruction is None else "--instruction"
         raise ConfigError(f"{option}: {spec} is no decoder with instructions; leave it out")
+    elif weights != "float32":
+        raise ConfigError(f"--weights {weights}: {spec} does not run in this package; leave it out")
     else:
         other = _sentence_transformer(str(directory))
         encode, document = (partial(_truncated, _quiet(f), dim) for f in (other.encode_query, other.encode_document))
     encode = encode if as_query else document
     options: dict[str, Any] = {"as_query": as_query, "instruction": instruction, "task": task, "dim": dim}
-    fingerprint = digest_json([checkpoint.model_digest(directory), options])
+    made = options if weights == "float32" else options | {"weights": weights}
+    fingerprint = digest_json([checkpoint.model_digest(directory), made])
     name = str(directory.resolve()) if Path(spec).is_dir() else str(spec)
     dims = encode(["a"]).shape[-1]
     return TextEncoder(encode, name, fingerprint, dims, **options, encode_document=document, stats=stats)
