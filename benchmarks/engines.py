@@ -29,7 +29,7 @@ from f2llm.core.allocator import tune_allocator
 from f2llm.core.machine import cores
 from f2llm.model import vectors
 from f2llm.model.decoder import Decoder
-from f2llm.model.embedder import BATCH_TOKENS, packs
+from f2llm.model.embedder import CPU_BATCH_TOKENS, packs
 from f2llm.model.engines.base import Ids
 from f2llm.model.engines.openvino import OpenVinoEngine
 from f2llm.model.engines.pytorch import TorchEngine
@@ -91,7 +91,7 @@ def by_decoder(decoder: Decoder, texts: list[Ids], prefix: Ids | None = None) ->
 
 
 def in_packs(call: Call, texts: list[Ids], prefix: Ids | None = None) -> vectors.Vectors:
-    rows = list(packs([len(text) for text in texts], BATCH_TOKENS))
+    rows = list(packs([len(text) for text in texts], CPU_BATCH_TOKENS))
     found = np.concatenate([call([texts[row] for row in pack], prefix) for pack in rows])
     return found[np.argsort([row for pack in rows for row in pack])]
 

@@ -43,6 +43,9 @@ from f2llm.text.prompts import DEFAULT_INSTRUCTION, TASK_INSTRUCTIONS, query_pro
 from f2llm.text.tokenizer import Tokenizer
 
 BATCH_TOKENS = 8192
+"""Tokens computed together on a GPU."""
+CPU_BATCH_TOKENS = 2048
+"""The same on a CPU: as fast as more, and what lies between two layers takes 290 MB less (80M shape, 96 texts)."""
 BLOCK = 4096
 """Texts that `encode_stream` reads, sorts and gives back together."""
 # Texts tokenised and sorted together: enough for long runs of equal lengths, little enough to hold as Python lists.
@@ -135,13 +138,14 @@ class Embedder:
         normalize: bool = True,
         precision: str | None = None,
         progress: bool = False,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         processes: int = 1,
     ) -> NDArray[Any]:
         """Vectors [N, dim] of `texts`, `prompt` put before each; [dim] for a single text. Bits are [N, dim / 8].
 
         `truncate_dim` and `precision` override the embedder's own; `normalize=False` leaves the length as the model
-        gave it. `processes` encode with an engine each (a model loaded from a directory, on a CPU).
+        gave it. `batch_tokens` are computed at a time, by default 2,048 on a CPU and 8,192 on a GPU. `processes`
+        encode with an engine each (a model loaded from a directory, on a CPU).
         """
         if isinstance(texts, str):
             one = self.encode(
@@ -166,7 +170,7 @@ class Embedder:
         normalize: bool = True,
         precision: str | None = None,
         progress: bool = False,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         processes: int = 1,
         block: int = BLOCK,
     ) -> Iterator[NDArray[Any]]:
@@ -206,7 +210,7 @@ class Embedder:
         normalize: bool = True,
         truncate_dim: int | None = None,
         progress: bool = False,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> vectors.Vectors:
         """Vectors [N, dim], float32, of token ids that already end in EOS; not cut, not counted."""
         call = self._call("", truncate_dim, normalize, "float32", batch_tokens)
@@ -256,11 +260,12 @@ class Embedder:
         return dim
 
     def _call(
-        self, prompt: str, truncate_dim: int | None, normalize: bool, precision: str | None, batch_tokens: int
+        self, prompt: str, truncate_dim: int | None, normalize: bool, precision: str | None, batch_tokens: int | None
     ) -> _Call:
         dim = self._dim(truncate_dim)
         kind = check_precision(precision or self.precision, dim)
-        return _Call(prompt, dim, normalize, kind, batch_tokens, self._here)
+        usual = CPU_BATCH_TOKENS if self.engine.device == "cpu" else BATCH_TOKENS
+        return _Call(prompt, dim, normalize, kind, batch_tokens or usual, self._here)
 
     def _prompt(self, name: str) -> str:
         if name not in self.prompts:

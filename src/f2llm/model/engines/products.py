@@ -29,6 +29,7 @@ from f2llm.core.errors import ConfigError
 
 Product = Callable[[Tensor], Tensor]
 _ROWS = 256  # for which oneDNN chooses its layout; other numbers of rows are as fast with it, measured for 1 to 2,048
+_STEPS = ((32, 4), (64, 16), (_ROWS, 64))  # up to so many rows, the number is a multiple of the second
 _WEIGHT, _INPUT = 63, 127  # the largest integers of 7 and 8 bits
 _SMALLEST = 1e-30
 
@@ -51,8 +52,12 @@ def product(weight: Tensor, kind: torch.dtype) -> Product:
 
 
 def _blocked(weight: Tensor, x: Tensor) -> Tensor:
+    """oneDNN makes and keeps half a megabyte of code for every number of rows, so rows of zeros fill up to a few."""
+    rows = len(x)
+    if whole := -rows % next((step for most, step in _STEPS if rows <= most), _ROWS):
+        x = torch.cat([x, x.new_zeros(whole, x.shape[1])])
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return out
+    return out[:rows]
 
 
 def _float16(packed: Any, x: Tensor) -> Tensor:
