@@ -143,6 +143,7 @@ def broken_pdf(encrypted: bool, path: Path) -> bytes:
     ("name", "content", "reason"),
     [
         ("a.txt", b"ab\0c", "is binary"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0", "is binary"),
         ("a.txt", "caf\xe9".encode("latin-1"), "is not UTF-8 text"),
         ("a.html", b"<p>caf\xe9", "is not in the encoding UTF-8"),
         ("a.html", b"<meta charset=klingon><p>x", "is not in the encoding klingon"),

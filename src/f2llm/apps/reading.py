@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from f2llm.apps.search import MARKDOWN
+from f2llm.apps.tables import is_binary
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.extras import optional
 
@@ -142,7 +143,8 @@ def _lines(file: Path, strip: bool = True) -> Iterator[tuple[int, str]]:
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
-            raise DataError(f"is not UTF-8 text (line {number}); convert it") from None
+            binary = is_binary(file)
+            raise DataError("is binary" if binary else f"is not UTF-8 text (line {number}); convert it") from None
         yield number, line.strip() if strip else line
 
 
