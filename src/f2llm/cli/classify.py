@@ -12,6 +12,7 @@ from f2llm.cli.common import Dim, Json, Model, out, print_summary_line
 from f2llm.core.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Sort texts into classes: trained on labelled rows, or by label names.")
+_SHOWN = 10  # labels in the line that sums up a prediction
 
 Files = Annotated[list[Path], typer.Argument(help="Tables: .csv, .tsv, .json, .jsonl, .parquet (one or more).")]
 TextFiles = Annotated[list[Path], typer.Argument(help="Tables, or text files with a text a line (one or more).")]
@@ -214,5 +215,7 @@ def _print_report(told: dict[str, Any], as_json: bool, before: str = "") -> None
 
 
 def _print_counts(told: dict[str, Any], target: Path, as_json: bool) -> None:
-    counts = ", ".join(f"{name} {count:,}" for name, count in told["labels"].items())
+    ordered = sorted(told["labels"].items(), key=lambda entry: -entry[1])
+    counts = ", ".join(f"{name} {count:,}" for name, count in ordered[:_SHOWN])
+    counts += f" and {len(ordered) - _SHOWN:,} more labels" if len(ordered) > _SHOWN else ""
     print_summary_line(told, as_json, f"{told['rows']:,} rows in {target}: {counts}")
