@@ -242,7 +242,7 @@ def test_facts_of_the_model_are_in_every_result_and_added_to_older_ones(
     facts = json.loads(path.read_text())["model_facts"]
     assert (facts["footprint"], facts["teacher"]) == (None, None)
     assert facts["weights_sha256"] == digest_file(model_directory / "model.safetensors")
-    monkeypatch.setattr(footprint, "footprint", lambda directory, store: {"memory_mb": 7.0})
+    monkeypatch.setattr(footprint, "footprint", lambda directory, store, weights: {"memory_mb": 7.0})
     again = evaluate_directory(model_directory, [fakes.Sts(), fakes.Bitext()], out, **options, footprint=True)
     assert again[:1] == first
     assert evaluate_directory(model_directory, [fakes.Sts()], out, **options) == first  # takes nothing away
