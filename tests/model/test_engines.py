@@ -130,7 +130,7 @@ def test_float16_holds_a_published_checkpoint_exactly(texts: list[np.ndarray]) -
 
 
 def test_the_engine_keeps_its_weights(texts: list[np.ndarray]) -> None:
-    """On a CPU they are copied: a model that trains on does not change an engine."""
+    """On a CPU they are copied, all but the token table: training on does not change them under an engine."""
     decoder = random_decoder(SMALL)
     engine = TorchEngine(decoder)
     expected = engine.embed(texts)

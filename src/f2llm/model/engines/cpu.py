@@ -82,7 +82,10 @@ class CpuLayer:
 
 
 class CpuDecoder:
-    """The weights of a decoder, copied and kept as `kind` (see `engines.products`), and the pass over them."""
+    """The weights of a decoder, kept as `kind` (see `engines.products`), and the pass over them.
+
+    They are copied, but for a token table in `kind` already, which is the decoder's own.
+    """
 
     def __init__(self, decoder: Decoder, kind: torch.dtype) -> None:
         self.shape, last = decoder.shape, decoder.layers[-1]

@@ -3,7 +3,7 @@
 A prefix is computed once, on a CPU: its keys and values are kept for the prefixes used last. The first call with a
 prefix costs a pass over it, the next ones do not. Memory of it: 2 * layers * kv_heads * head_dim numbers a token.
 
-Limits: on a CPU weights are copied, as they are when the engine is made; on a GPU they must not change afterwards.
+Limits: weights must not change while an engine is used; on a CPU all but the token table are copied when it is made.
 """
 
 from __future__ import annotations
