@@ -32,7 +32,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from f2llm.apps.chunking import sentences
-from f2llm.apps.funnel import Shortlist, cosines, to_int8
+from f2llm.apps.funnel import Shortlist, cosines
 from f2llm.apps.reading import Columns, read_blocks
 from f2llm.apps.search import top
 from f2llm.core.extras import optional
@@ -40,6 +40,7 @@ from f2llm.core.log import track
 from f2llm.core.machine import cores
 from f2llm.model.checkpoint import read_config
 from f2llm.model.embedder import Embedder
+from f2llm.model.precision import to_precision
 from f2llm.model.vectors import Vectors, normalize, truncate
 
 K = 10
@@ -146,7 +147,8 @@ def shortlists(queries_BD: Vectors, documents_ND: Vectors, truth_BK: NDArray[Any
 def quantised(short_NS: Vectors, precision: str) -> Vectors:
     """Unit vectors as a store at this precision gives them back."""
     stored = {
-        "float32": lambda: short_NS, "float16": lambda: short_NS.astype(np.float16), "int8": lambda: to_int8(short_NS),
+        "float32": lambda: short_NS, "float16": lambda: short_NS.astype(np.float16),
+        "int8": lambda: to_precision(short_NS, "int8"),
         "binary": lambda: np.where(short_NS > 0, 1, -1),
     }[precision]()  # fmt: skip
     return truncate(stored.astype(np.float32), None)
@@ -173,7 +175,7 @@ def databases(queries_BD: Vectors, documents_ND: Vectors, truth_BK: NDArray[Any]
             return lambda query: nearest(table, query, **options)
 
         for short in (width // 4, width // 2):
-            shortlist = Shortlist.of(ids, to_int8(truncate(documents_ND, short)))
+            shortlist = Shortlist.of(ids, to_precision(truncate(documents_ND, short), "int8"))
             for factor in FACTORS[2:]:
                 find = funnel(shortlist, factor)
                 yield measure(f"funnel: {short} int8, {factor} per hit", find, queries_BD, truth_BK)

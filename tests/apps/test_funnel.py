@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from f2llm.apps import funnel
-from f2llm.apps.funnel import Shortlist, cosines, fused, short_dims_of, to_int8
+from f2llm.apps.funnel import Shortlist, cosines, fused, short_dims_of
+from f2llm.model.precision import to_precision
 from f2llm.model.vectors import Vectors, normalize, truncate
 
 
@@ -17,17 +18,17 @@ def nested() -> Vectors:
 
 
 def test_codes_keep_the_direction(nested: Vectors) -> None:
-    codes = to_int8(nested)
+    codes = to_precision(nested, "int8")
     assert (codes.dtype, np.abs(codes).max()) == (np.int8, 127)
     assert np.einsum("nd,nd->n", normalize(codes), nested).min() > 0.999
-    np.testing.assert_array_equal(to_int8(np.zeros((2, 4), np.float32)), 0)
+    np.testing.assert_array_equal(to_precision(np.zeros((2, 4), np.float32), "int8"), 0)
 
 
 @pytest.mark.parametrize("block", [7, 65_536])
 def test_the_shortlist_is_the_nearest_codes(nested: Vectors, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(funnel, "_BLOCK", block)
     ids = np.arange(100, 100 + len(nested), dtype=np.uint64)
-    codes = to_int8(truncate(nested, 16))
+    codes = to_precision(truncate(nested, 16), "int8")
     shortlist = Shortlist.of(ids, codes)
     expected = np.argsort(-(normalize(codes) @ nested[7, :16]))[:20]
     assert set(shortlist.best(nested[7], 20).tolist()) == set(ids[expected].tolist())
@@ -38,7 +39,7 @@ def test_the_shortlist_is_the_nearest_codes(nested: Vectors, block: int, monkeyp
 
 def test_a_funnel_finds_nearly_all_of_the_exact_result(nested: Vectors) -> None:
     ids = np.arange(len(nested), dtype=np.uint64)
-    shortlist = Shortlist.of(ids, to_int8(truncate(nested, 16)))
+    shortlist = Shortlist.of(ids, to_precision(truncate(nested, 16), "int8"))
     stored, shares = nested.astype(np.float16), []
     for query in nested[:50]:
         candidates = shortlist.best(query, 100).astype(int)

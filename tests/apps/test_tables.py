@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from f2llm.apps.tables import batched, read_table, read_tables, table_files
+from f2llm.apps.tables import batched, is_binary, read_table, read_tables, table_files
 from f2llm.apps.tables_write import TableWriter
 from f2llm.core.errors import ConfigError, DataError
 
@@ -117,3 +117,8 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(pa.ArrowInvalid), TableWriter(tmp_path / "b.csv", columns) as writer:
         writer.write({"text": ["x"], "score": ["no number"]})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.jsonl", "a.parquet"]
+
+
+def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: Is a directory; mend it or leave it out"):
+        is_binary(tmp_path)

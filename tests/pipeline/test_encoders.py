@@ -17,8 +17,8 @@ from f2llm.data.examples import read_examples, write_examples
 from f2llm.data.mine import Encoder, MineRules, mine_source
 from f2llm.data.mine_rules import encoder_of, unit_vectors
 from f2llm.data.ngrams import make_ngram_encoder
+from f2llm.eval import mteb_model
 from f2llm.model.embedder import Embedder
-from f2llm.pipeline import encoders
 from f2llm.pipeline.encoders import encoder_factory
 
 TEXTS = ["Good morning, how are you?", "Habari ya asubuhi", "def add(a, b): return a + b"]
@@ -73,7 +73,7 @@ def test_what_is_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def missing(*_: str) -> None:
         raise absent
 
-    monkeypatch.setattr(encoders, "optional", missing)
+    monkeypatch.setattr(mteb_model, "optional", missing)
     with pytest.raises(MissingDependencyError):
         encoder_factory(str(tmp_path))()
 

@@ -3,7 +3,7 @@
 A matryoshka model puts what matters into the first dimensions, so the cosine of the first few, at 8 bits, finds nearly
 all of the nearest; the exact cosine of `factor` times as many candidates as are wanted puts them in order.
 
-int8 is one scale a vector (its largest number becomes 127); the scale is not kept, for a cosine does not see it.
+Short vectors are int8 as in `model.precision`: the scale is not kept, for a cosine does not see it.
 Cost: N * short dims multiplications and bytes of memory, then `factor * k` full vectors read from the disk. Limit:
 linear in N; what is lost against exact search, and the time: docs/results/search.md.
 """
@@ -31,12 +31,6 @@ def short_dims_of(matryoshka_dims: list[int], dims: int) -> int:
     With 32 of 128, two of a hundred of the nearest are missed, with 64 none (docs/results/search.md).
     """
     return min((dim for dim in matryoshka_dims if max(dims / 4, _LEAST) <= dim <= dims), default=dims)
-
-
-def to_int8(vectors_ND: Vectors) -> NDArray[np.int8]:
-    """Codes [N, D] of -127 to 127 in the directions of the vectors; a zero vector stays zero."""
-    largest = np.abs(vectors_ND).max(axis=1, keepdims=True, initial=0)
-    return np.rint(vectors_ND * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from f2llm.apps import index_table as tables
 from f2llm.apps.chunking import Chunk, chunks
-from f2llm.apps.funnel import to_int8
 from f2llm.apps.reading import Columns, is_table, read_blocks, table_rows
 from f2llm.apps.search import text_files
 from f2llm.core.errors import ConfigError, DataError
 from f2llm.core.files import digest_file
 from f2llm.core.log import Bar, track
 from f2llm.model.embedder import Embedder
+from f2llm.model.precision import to_precision
 from f2llm.model.vectors import truncate
 
 Identify = Callable[[Sequence[str]], Sequence[tuple[str, float]]]
@@ -226,7 +226,7 @@ class Build:
             "title": [chunk.block.title for chunk in some],
             "digest": [work.digest for work, _, _ in entries],
             "vector": _lists(vectors.astype(np.float16), pa.float16()),
-            "short": _lists(to_int8(truncate(vectors, self._memory.short_dims)), pa.int8()),
+            "short": _lists(to_precision(truncate(vectors, self._memory.short_dims), "int8"), pa.int8()),
         }
         own = [name for name in self._memory.own if name in schema.names]
         columns |= {name: self._own_values(name, schema.field(name).type, some) for name in own}

@@ -1,8 +1,9 @@
 """Texts out of files of any form, a row at a time: text lines, Markdown paragraphs, CSV, TSV, JSON, parquet, Arrow.
 
-What classify, cluster, embed and index read. Rows stream: memory does not grow with the file. A text file has a text a
-line, a Markdown file one a paragraph; of a table (`core/tables.py`) one column is the text, others are kept as asked.
-A folder stands for the files in it. Rows without text and lines over 16 MB are left out and warned about.
+What classify, cluster and embed read; an index reads more forms, in passages with titles (`apps/reading.py`). Rows
+stream: memory does not grow with the file. A text file has a text a line, a Markdown file one a paragraph; of a table
+(`core/tables.py`) one column is the text, others are kept as asked. A folder stands for the files in it. Rows without
+text and lines over 16 MB are left out and warned about.
 """
 
 from __future__ import annotations
@@ -91,8 +92,11 @@ def is_binary(file: Path) -> bool:
     """Whether a file begins like one that is no text: a NUL in its first 8 KiB."""
     if file.suffix in (".gz", ".bz2"):
         return False
-    with file.open("rb") as handle:
-        return b"\0" in handle.read(8192)
+    try:
+        with file.open("rb") as handle:
+            return b"\0" in handle.read(8192)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; mend it or leave it out") from None
 
 
 def _cells_of(path: Path, text: str, columns: Sequence[str], encoding: str) -> Iterator[Row]:

@@ -205,14 +205,15 @@ class WrappedSource:
         return self.wrapper.similarity_pairwise(a, b)
 
 
-def sentence_transformer(directory: Path) -> Any:
-    """The model of a directory of sentence-transformers; ModelError where that package cannot read it."""
-    package = optional("sentence_transformers", "eval")
+def sentence_transformer(model: Path | str, extra: str = "eval") -> Any:
+    """The model of a directory or hub id in sentence-transformers; ModelError where that package cannot read it."""
+    package = optional("sentence_transformers", extra)
+    optional("transformers.utils.logging", extra).disable_progress_bar()  # of the weights, in another form than ours
     try:
-        return package.SentenceTransformer(str(directory), device=device(), trust_remote_code=False)
-    except Exception as error:  # of transformers, safetensors and the modules that the directory names
+        return package.SentenceTransformer(str(model), device=device(), trust_remote_code=False)
+    except Exception as error:  # of transformers, safetensors, the hub and the modules that the directory names
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{directory} cannot be read by sentence-transformers: {reason}") from None
+        raise ModelError(f"{model} cannot be read by sentence-transformers: {reason}") from None
 
 
 def tokens_read(model: Any, texts: list[str]) -> tuple[int, int]:

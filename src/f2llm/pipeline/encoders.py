@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from f2llm.apps.encoding import TextEncoder
-from f2llm.core.errors import ConfigError, ModelError
-from f2llm.core.extras import optional
+from f2llm.core.errors import ConfigError
 from f2llm.core.files import digest_json
 from f2llm.data.mine import Encode, Encoder
 from f2llm.data.ngrams import make_ngram_encoder
-from f2llm.eval.mteb_model import device, is_qwen3
+from f2llm.eval.mteb_model import device, is_qwen3, sentence_transformer
 from f2llm.model import checkpoint
 from f2llm.model.embedder import Embedder
 from f2llm.model.engines.load import dtype_of
@@ -51,7 +50,7 @@ def load_encoder(spec: str) -> Encoder:
     if is_qwen3(directory):
         model = Embedder.load(directory, device=device())
         return Encoder(model.encode_document, model.encode_query)
-    model = _sentence_transformer(str(directory) if Path(spec).is_dir() else spec)
+    model = sentence_transformer(directory if Path(spec).is_dir() else spec, "mine")
     return Encoder(_quiet(model.encode_document), _quiet(model.encode_query))
 
 
@@ -86,7 +85,7 @@ def text_encoder(
     elif weights != "float32":
         raise ConfigError(f"--weights {weights}: {spec} does not run in this package; leave it out")
     else:
-        other = _sentence_transformer(str(directory))
+        other = sentence_transformer(directory, "mine")
         encode, document = (partial(_truncated, _quiet(f), dim) for f in (other.encode_query, other.encode_document))
     encode = encode if as_query else document
     options: dict[str, Any] = {"as_query": as_query, "instruction": instruction, "task": task, "dim": dim}
@@ -99,16 +98,6 @@ def text_encoder(
 
 def _truncated(encode: Encode, dim: int | None, texts: list[str]) -> Vectors:
     return truncate(encode(texts), dim)
-
-
-def _sentence_transformer(spec: str) -> Any:
-    package = optional("sentence_transformers", "mine")
-    optional("transformers.utils.logging", "mine").disable_progress_bar()  # of the weights, in another form than ours
-    try:
-        return package.SentenceTransformer(spec, device=device(), trust_remote_code=False)
-    except Exception as error:  # of transformers, safetensors, the hub and the modules that the directory names
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{spec} cannot be read by sentence-transformers: {reason}") from None
 
 
 def _quiet(encode: Any) -> Encode:

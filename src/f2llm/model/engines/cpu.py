@@ -29,7 +29,7 @@ from f2llm.model.engines.products import Product, product
 from f2llm.model.pack import Pack
 from f2llm.model.sizes import Shape
 
-_BLOCK = 256  # tokens: enough for the products, and 4 MiB where a layer is 4,096 wide (docs/results/inference.md)
+_BLOCK = 256  # tokens: enough for the products, and 4 MiB where a layer is 4,096 wide (docs/log.md)
 _CHUNK = 64  # tokens that attend at a time
 _LATER = torch.full((_CHUNK, _CHUNK), -inf).triu_(1)  # added to the scores of the chunk's own tokens
 _ZERO = torch.zeros(1, 1, 1)

@@ -28,7 +28,7 @@ from torch import Tensor
 from f2llm.core.errors import ConfigError
 
 Product = Callable[[Tensor], Tensor]
-_ROWS = 256  # for which oneDNN chooses its layout; other numbers of rows are as fast with it, measured for 1 to 2,048
+_ROWS = 256  # for which oneDNN chooses its layout; other numbers of rows are as fast with it, measured for 1 to 512
 _STEPS = ((32, 4), (64, 16), (_ROWS, 64))  # up to so many rows, the number is a multiple of the second
 _WEIGHT, _INPUT = 63, 127  # the largest integers of 7 and 8 bits
 _SMALLEST = 1e-30
