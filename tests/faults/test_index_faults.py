@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,18 +97,7 @@ def test_a_truncated_database_is_one_sentence(pattern: str, index: Index) -> Non
     assert "\n" not in str(told.value)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 300 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["300k"], indirect=True)
 def test_a_full_disk_is_one_sentence_and_what_was_there_stays(
     small_disk: Path, tmp_path: Path, model_directory: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,18 +41,7 @@ def test_killed_data_steps_end_in_the_same_bytes(tmp_path: Path) -> None:
     assert not left, "nothing of the killed runs is left"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 600 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["600k"], indirect=True)
 def test_a_full_disk_is_told_in_one_sentence(small_disk: Path) -> None:
     process = run(small_disk / "out")
     _, errors = process.communicate(timeout=120)
